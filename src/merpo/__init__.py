@@ -1,0 +1,1 @@
+"""merpo: model-based offline meta-reinforcement learning."""

@@ -1,0 +1,1 @@
+"""What a logged multi-task data set is."""

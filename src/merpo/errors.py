@@ -1,0 +1,25 @@
+"""The errors merpo raises on purpose; each names the argument, its value, what was expected and what to do."""
+
+
+class MerpoError(Exception):
+    """Base of every error that merpo raises on purpose."""
+
+
+class DataError(MerpoError, ValueError):
+    """Logged data that cannot be learned from as they are."""
+
+
+class StorageError(MerpoError, OSError):
+    """A file or folder that is missing, truncated, foreign, or cannot be written."""
+
+
+class ConfigError(MerpoError, ValueError):
+    """A setting outside its range, or a checkpoint that belongs to another configuration."""
+
+
+class UnknownNameError(MerpoError, KeyError):
+    """A family, quality or data set that merpo does not know."""
+
+    def __str__(self) -> str:
+        """The message itself; KeyError would show its repr."""
+        return str(self.args[0]) if self.args else ""
