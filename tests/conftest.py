@@ -1,0 +1,22 @@
+"""Strict by default: no silent dtype or rank promotion, and every array signature checked by beartype."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook
+
+# Before anything of merpo is imported, so that every jaxtyping signature is enforced in the tests.
+install_import_hook("merpo", "beartype.beartype")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key():
+    """A fixed random key."""
+    return jax.random.key(0)
