@@ -1,5 +1,23 @@
 """Configuration, checkpoints, run folders and logs: what a training run leaves on the disk."""
 
+from merpo.runs.checkpoint import load_checkpoint, read_meta, save_checkpoint
 from merpo.runs.config import config_hash, diff, from_json, to_json
+from merpo.runs.files import write_atomic
+from merpo.runs.folder import RunFolder, read_config, read_metrics, versions
+from merpo.runs.progress import Progress
 
-__all__ = ["config_hash", "diff", "from_json", "to_json"]
+__all__ = [
+    "Progress",
+    "RunFolder",
+    "config_hash",
+    "diff",
+    "from_json",
+    "load_checkpoint",
+    "read_config",
+    "read_meta",
+    "read_metrics",
+    "save_checkpoint",
+    "to_json",
+    "versions",
+    "write_atomic",
+]

@@ -12,7 +12,7 @@ from merpo.errors import StorageError
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Replace `path` by `content`; after a kill or a full disk there is the old file or none, never half of one.
+    """Replace `path` by `content`; after a kill or a full disk the old file is there, never half of the new.
 
     Raises `StorageError` when the folder is missing or read-only, or the disk is full.
     """
