@@ -1,1 +1,42 @@
-"""What a logged multi-task data set is."""
+"""What a logged multi-task data set is, where it is stored, what is wrong with it, how it is drawn from."""
+
+from merpo.data.arrays import from_arrays
+from merpo.data.checks import Report, Summary, TaskSummary, check, info
+from merpo.data.community import from_minari
+from merpo.data.normalize import Normalizer
+from merpo.data.prepare import Preparation, action_bounds
+from merpo.data.sample import holdout_rows, sample_rows, split_episodes
+from merpo.data.storage import SetEntry, default_root, list_sets, load, remove, save
+from merpo.data.types import Bounds, SetInfo, Stacked, TaskData, TaskSet, Transitions, stack
+from merpo.data.validation import Finding, validate
+
+__all__ = [
+    "Bounds",
+    "Finding",
+    "Normalizer",
+    "Preparation",
+    "Report",
+    "SetEntry",
+    "SetInfo",
+    "Stacked",
+    "Summary",
+    "TaskData",
+    "TaskSet",
+    "TaskSummary",
+    "Transitions",
+    "action_bounds",
+    "check",
+    "default_root",
+    "from_arrays",
+    "from_minari",
+    "holdout_rows",
+    "info",
+    "list_sets",
+    "load",
+    "remove",
+    "sample_rows",
+    "save",
+    "split_episodes",
+    "stack",
+    "validate",
+]

@@ -1,0 +1,224 @@
+"""One task's log as a Minari dataset (HDF5 backend), written and read in memory.
+
+Layout, as Minari 0.5 reads it: a group `episode_<i>` per episode with `observations` (one row more than there
+are steps), `actions`, `rewards`, `terminations`, `truncations`, `infos`, and beside the file a
+`metadata.json`. The file is made here rather than by Minari's own writer because that one spends about 15 KB
+and several milliseconds on each episode (chunked, resizable data sets) and stamps times into the file; small
+arrays are stored inside their headers here instead, and the same log always gives the same bytes.
+Needs h5py only; neither Minari nor Gymnasium is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from merpo.data.prepare import action_bounds
+from merpo.data.types import SetInfo, TaskData, Transitions
+from merpo.data.validation import FIELDS
+from merpo.errors import DataError, StorageError
+
+MINARI_VERSION = "0.5.2"
+"""Version of Minari's format that is written, the oldest this package supports (newer ones read it)."""
+COMPACT = 16_384
+"""Arrays up to this many bytes go into the object header; HDF5's own limit for a header is 64 KiB."""
+NEXT_OBS = "next_observation"
+"""Info field with the successor of every step, written only where it differs from the next row's
+observation.
+"""
+
+
+def require(module: str) -> ModuleType:
+    """Import an optional package of the `data` extra, or raise `StorageError` saying how to get it."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise StorageError(
+            f"The package {module!r} is needed to read and write Minari data and could not be imported"
+            f" ({error}). Install the extra: pip install 'merpo[data]'."
+        ) from error
+
+
+def write_hdf5(task: TaskData) -> bytes:
+    """The bytes of `main_data.hdf5` for a task whose structure is sound (see
+    `validation.require_structure`).
+    """
+    h5py = require("h5py")
+    plain = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    plain.set_obj_track_times(False)
+    root = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    root.set_obj_track_times(False)
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fapl_core(block_size=1 << 20, backing_store=False)
+    # compact groups and headers; readable since HDF5 1.10
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    file = h5py.h5f.create(b"in-memory", h5py.h5f.ACC_TRUNC, fcpl=root, fapl=access)
+
+    arrays = [np.asarray(getattr(task.transitions, name)) for name in FIELDS]
+    chained = all(np.array_equal(successor, following) for successor, following in _inner_steps(task))
+    for e, (a, b) in enumerate(_spans(task)):
+        obs, action, reward, following, terminated, truncated = (x[a:b] for x in arrays)
+        group = h5py.h5g.create(file, f"episode_{e}".encode(), gcpl=plain)
+        _attribute(h5py, group, b"id", e)
+        _attribute(h5py, group, b"total_steps", b - a)
+        _array(h5py, group, b"observations", np.concatenate([obs, following[-1:]]))
+        _array(h5py, group, b"actions", action)
+        _array(h5py, group, b"rewards", reward)
+        _array(h5py, group, b"terminations", terminated)
+        _array(h5py, group, b"truncations", truncated)
+        infos = h5py.h5g.create(group, b"infos", gcpl=plain)
+        if not chained:  # row 0 belongs to the reset, as in all Minari infos
+            _array(h5py, infos, NEXT_OBS.encode(), np.concatenate([obs[:1], following]))
+    h5py.h5f.flush(file)
+    image = file.get_file_image()
+    file.close()
+    return bytes(image)
+
+
+def read_hdf5(
+    image: bytes, episodes: int, where: str
+) -> tuple[Transitions, Int[np.ndarray, " episodes_plus_1"]]:
+    """Transitions and episode bounds from the bytes of a file made by `write_hdf5`; `where` names it in
+    errors.
+    """
+    h5py = require("h5py")
+    try:
+        file = h5py.h5f.open_file_image(image)
+        parts, sizes = [], []
+        for e in range(episodes):
+            group = h5py.h5g.open(file, f"episode_{e}".encode())
+            seen = _stored(h5py, group, b"observations")
+            infos = h5py.h5g.open(group, b"infos")
+            own = NEXT_OBS.encode() in infos
+            following = (_stored(h5py, infos, NEXT_OBS.encode()) if own else seen)[1:]
+            names = (b"actions", b"rewards", b"terminations", b"truncations")
+            action, reward, terminated, truncated = (_stored(h5py, group, name) for name in names)
+            parts.append((seen[:-1], action, reward, following, terminated, truncated))
+            sizes.append(len(reward))
+        file.close()
+    except Exception as error:  # a damaged file surfaces as OSError, KeyError, RuntimeError, ValueError, ...
+        raise StorageError(
+            f"{where} is not a readable Minari HDF5 file ({type(error).__name__}: {error}); expected"
+            f" {episodes} episodes. Restore it from a copy, or generate the data set again."
+        ) from error
+    transitions = Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return transitions, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def metadata_json(
+    task: TaskData, info: SetInfo, dataset_id: str, set_name: str, size: int, env_spec: str | None
+) -> str:
+    """The text of Minari's `metadata.json`; `size` is that of the HDF5 file in bytes."""
+    low, high = action_bounds(info)
+    unbounded = np.full(info.obs_dim, np.inf)
+    metadata: dict[str, Any] = {
+        "total_episodes": task.episodes,
+        "total_steps": len(task),
+        "data_format": "hdf5",
+        "jpeg_encoding": True,
+        "observation_space": _box(-unbounded, unbounded),
+        "action_space": _box(low, high),
+        "dataset_id": dataset_id,
+        "minari_version": MINARI_VERSION,
+        "dataset_size": round(size / 1e6, 1),
+        "description": f"Task {task.name} ({task.split}) of the merpo set {set_name}.",
+        "merpo_set": set_name,
+        "merpo_task": task.name,
+        "merpo_split": task.split,
+        "merpo_parameters": dict(task.parameters),
+        "merpo_reference": dict(task.reference),
+    }
+    if env_spec is not None:
+        metadata["env_spec"] = env_spec
+    if {"random", "expert"} <= task.reference.keys():  # what minari.get_normalized_score looks for
+        metadata["ref_min_score"] = task.reference["random"]
+        metadata["ref_max_score"] = task.reference["expert"]
+    return json.dumps(metadata, indent=1, sort_keys=True)
+
+
+def spec_json(env_spec: Any, task: str) -> str:
+    """An environment spec (a Gymnasium `EnvSpec`, or its JSON) as JSON; `DataError` when it is not
+    serialisable.
+
+    Minari itself would drop such a spec with a warning, and the environment could then never be recovered.
+    """
+    if not isinstance(env_spec, str):
+        to_json = getattr(env_spec, "to_json", None)
+        if to_json is None:
+            raise DataError(
+                f"env_spec of task {task!r} has type {type(env_spec).__name__}: expected a gymnasium EnvSpec"
+                " or its JSON. Pass env.spec, or env.spec.to_json()."
+            )
+        try:
+            return str(to_json())
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"env_spec of task {task!r} cannot be written as JSON ({error}): expected plain floats,"
+                " strings and lists in its kwargs. Convert NumPy values with float(x) or x.tolist(), and"
+                " name the entry point as text."
+            ) from error
+    try:
+        content = json.loads(env_spec)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"env_spec of task {task!r} is not valid JSON ({error}). Pass env.spec.to_json()."
+        ) from error
+    if not isinstance(content, dict) or "id" not in content:
+        raise DataError(
+            f"env_spec of task {task!r} has no field 'id': expected the JSON of a gymnasium EnvSpec. Pass"
+            " env.spec.to_json()."
+        )
+    return env_spec
+
+
+def _spans(task: TaskData) -> Iterator[tuple[int, int]]:
+    start = np.asarray(task.episode_start)
+    return zip(start[:-1].tolist(), start[1:].tolist(), strict=True)
+
+
+def _inner_steps(task: TaskData) -> Iterator[tuple[Float[np.ndarray, "_ obs"], Float[np.ndarray, "_ obs"]]]:
+    """Per episode: the stored successors of all rows but the last, and the observations that follow them."""
+    for a, b in _spans(task):
+        yield np.asarray(task.transitions.next_obs)[a : b - 1], np.asarray(task.transitions.obs)[a + 1 : b]
+
+
+def _box(low: np.ndarray, high: np.ndarray) -> str:
+    """A one-dimensional float32 Box as Minari serialises it."""
+    box = {
+        "type": "Box",
+        "dtype": "float32",
+        "shape": list(low.shape),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
+    return json.dumps(box)
+
+
+def _attribute(h5py: Any, group: Any, name: bytes, value: int) -> None:
+    space = h5py.h5s.create(h5py.h5s.SCALAR)
+    h5py.h5a.create(group, name, h5py.h5t.NATIVE_INT64, space).write(np.asarray(value, np.int64))
+
+
+def _array(h5py: Any, group: Any, name: bytes, x: np.ndarray) -> None:
+    x = np.ascontiguousarray(x)
+    create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    create.set_obj_track_times(False)
+    create.set_layout(h5py.h5d.COMPACT if x.nbytes <= COMPACT else h5py.h5d.CONTIGUOUS)
+    kind = h5py.h5t.py_create(x.dtype, logical=True)
+    data = h5py.h5d.create(group, name, kind, h5py.h5s.create_simple(x.shape), dcpl=create)
+    data.write(h5py.h5s.ALL, h5py.h5s.ALL, x)
+
+
+def _stored(h5py: Any, group: Any, name: bytes) -> np.ndarray:
+    # the low-level calls: h5py's File["..."][()] is several times slower on thousands of small arrays
+    data = h5py.h5d.open(group, name)
+    x = np.empty(data.shape, data.dtype)
+    data.read(h5py.h5s.ALL, h5py.h5s.ALL, x)
+    return x
