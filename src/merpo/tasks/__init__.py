@@ -1,1 +1,42 @@
-"""TODO."""
+"""Task families that can be simulated, behaviour policies, and the collection of data sets.
+
+    family = merpo.tasks.get_family("point-robot-goal")
+    data = merpo.tasks.generate(family, "medium", episodes=50, seed=0)
+
+Importing this room registers the Gymnasium ids where Gymnasium is installed; the families themselves work
+without.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from merpo.tasks.behaviour import behaviour_act, expert_act, select_checkpoints, shipped, train_behaviour
+from merpo.tasks.collect import generate, reference_returns
+from merpo.tasks.family import QUALITIES, Act, Family, JaxPolicy, Rollout, Simulator
+from merpo.tasks.names import families, get_family
+from merpo.tasks.sac import SACConfig
+
+if importlib.util.find_spec("gymnasium") is not None:
+    from merpo.tasks.environments import register
+
+    register()
+
+__all__ = [
+    "QUALITIES",
+    "Act",
+    "Family",
+    "JaxPolicy",
+    "Rollout",
+    "SACConfig",
+    "Simulator",
+    "behaviour_act",
+    "expert_act",
+    "families",
+    "generate",
+    "get_family",
+    "reference_returns",
+    "select_checkpoints",
+    "shipped",
+    "train_behaviour",
+]
