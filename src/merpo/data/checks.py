@@ -61,8 +61,8 @@ class Summary:
     tasks: tuple[TaskSummary, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain dictionaries and lists."""
-        return asdict(self)
+        """The same as plain dictionaries and lists; figures that are not finite become None."""
+        return _finite(asdict(self))
 
     def render(self) -> str:
         """A plain-text table."""
@@ -125,24 +125,44 @@ def check(taskset: TaskSet) -> Report:
     """
     found = list(problems(taskset))
     if not any(f.code == "info" for f in found):
-        sound = [t for t in taskset if not any(shape_problems(t, taskset.info))]
-        keys = {id(t): _row_keys(t) for t in sound}
-        for task in sound:
-            found += _shape_of_episodes(task, taskset.info)
-            found += _columns(task, taskset.info)
-            found += _repeats(task, keys[id(task)])
-        found += _reward_scales([t for t in sound if t.split == "train"])
-        found += _leakage([(t, keys[id(t)]) for t in sound])
+        with np.errstate(all="ignore"):  # infinite values are reported already
+            found += _warnings(taskset)
     order = {"error": 0, "warning": 1, "info": 2}
     return Report(tuple(sorted(found, key=lambda f: order[f.severity])), info(taskset))
 
 
 def info(taskset: TaskSet) -> Summary:
     """A set in figures; tasks with unsound shapes are counted but left out of the table."""
-    sound = [t for t in taskset if not any(shape_problems(t, taskset.info))]
-    rows = tuple(_summary(t, taskset.info) for t in sound)
+    with np.errstate(all="ignore"):
+        rows = tuple(_summary(t, taskset.info) for t in _sound(taskset))
     train, test = len(taskset.train), len(taskset.test)
     return Summary(taskset.info, train, test, sum(r.episodes for r in rows), sum(r.steps for r in rows), rows)
+
+
+def _sound(taskset: TaskSet) -> list[TaskData]:
+    return [t for t in taskset if not any(shape_problems(t, taskset.info))]
+
+
+def _warnings(taskset: TaskSet) -> list[Finding]:
+    """What is legal but suspicious."""
+    found: list[Finding] = []
+    keyed = [(task, _row_keys(task)) for task in _sound(taskset)]
+    for task, keys in keyed:
+        found += _shape_of_episodes(task, taskset.info)
+        found += _columns(task, taskset.info)
+        found += _repeats(task, keys)
+    found += _reward_scales([task for task, _ in keyed if task.split == "train"])
+    found += _leakage(keyed)
+    return found
+
+
+def _finite(x: Any) -> Any:
+    """Nested dictionaries and sequences with None for numbers that JSON cannot hold."""
+    if isinstance(x, dict):
+        return {k: _finite(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_finite(v) for v in x]
+    return None if isinstance(x, float) and not np.isfinite(x) else x
 
 
 def _summary(task: TaskData, about: SetInfo) -> TaskSummary:
@@ -278,7 +298,7 @@ def _repeats(task: TaskData, keys: Int[np.ndarray, " n"]) -> Iterator[Finding]:
         yield Finding("warning" if share >= DUPLICATES else "info", "duplicates", message, advice, task.name)
 
 
-def _leakage(tasks: list[tuple[TaskData, Int[np.ndarray, " n"]]]) -> Iterator[Finding]:
+def _leakage(tasks: list[tuple[TaskData, Int[np.ndarray, " _"]]]) -> Iterator[Finding]:
     """Transitions of test tasks that some training task has as well."""
     train = [keys for task, keys in tasks if task.split == "train"]
     if not train:

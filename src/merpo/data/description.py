@@ -43,8 +43,8 @@ class Description:
 
 def entry(task: TaskData, folder: str, sha256: str) -> TaskEntry:
     """The description of one task; `DataError` when its parameters or references are not plain numbers."""
-    parameters = {str(k): _plain(v, f"parameters[{k!r}]", task.name) for k, v in task.parameters.items()}
-    reference = {str(k): _plain(v, f"reference[{k!r}]", task.name) for k, v in task.reference.items()}
+    parameters = {str(k): _plain(v, f"parameters[{k!r}]", task.name, 1) for k, v in task.parameters.items()}
+    reference = {str(k): _plain(v, f"reference[{k!r}]", task.name, 0) for k, v in task.reference.items()}
     return TaskEntry(task.name, task.split, folder, len(task), task.episodes, sha256, parameters, reference)
 
 
@@ -117,15 +117,16 @@ def _digest(payload: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(value: Any, name: str, task: str) -> Any:
-    """A finite number, or a list of such, as plain Python."""
+def _plain(value: Any, name: str, task: str, most_axes: int) -> Any:
+    """A finite number as a float, or a flat sequence of such as a list of floats."""
     try:
         array = np.asarray(value)
-        if np.issubdtype(array.dtype, np.number) and np.isrealobj(array) and np.isfinite(array).all():
-            return array.tolist()
+        number = np.issubdtype(array.dtype, np.number) and np.isrealobj(array)
+        if number and array.ndim <= most_axes and np.isfinite(array).all():
+            return array.astype(np.float64).tolist()
     except ValueError:
         pass
     raise DataError(
-        f"task {task!r}: {name}={value!r}, expected a finite number or a list of finite numbers. Convert it"
-        " to plain floats."
+        f"task {task!r}: {name}={value!r}, expected a finite number"
+        f"{' or a flat list of finite numbers. Convert it with x.ravel().tolist()' if most_axes else ''}."
     )

@@ -103,12 +103,12 @@ def read_hdf5(
             parts.append((seen[:-1], action, reward, following, terminated, truncated))
             sizes.append(len(reward))
         file.close()
+        transitions = Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     except Exception as error:  # a damaged file surfaces as OSError, KeyError, RuntimeError, ValueError, ...
         raise StorageError(
             f"{where} is not a readable Minari HDF5 file ({type(error).__name__}: {error}); expected"
             f" {episodes} episodes. Restore it from a copy, or generate the data set again."
         ) from error
-    transitions = Transitions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     return transitions, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
