@@ -1,0 +1,134 @@
+"""The summary table: for a terminal (rich, or plain text without it) and as Markdown."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from merpo.evaluation import Interval, Protocol, Results, Row, summarise
+
+_HEADINGS = ("method", "mean return", "score (IQM)", "≥ data", "> meta", "P(better)")
+_WIDE = 96  # columns from which a terminal holds value and interval side by side
+
+
+def print_table(results: Results, rows: Sequence[Row] | None = None, stream: Any = None) -> None:
+    """Print the summary to `stream` (standard output): a rich table if rich is installed, else plain text."""
+    out: TextIO = sys.stdout if stream is None else stream
+    rows = summarise(results) if rows is None else rows
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        print(plain_table(results, rows), file=out)
+        return
+    table = Table(
+        title=_title(results),
+        caption=_footnote(results.protocol, rows),
+        title_justify="left",
+        caption_justify="left",
+    )
+    for i, heading in enumerate(_HEADINGS):
+        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True)
+    best = _best(rows)
+    console = Console(file=out)
+    for row in rows:
+        cells = _cells(row) if console.width >= _WIDE else tuple(c.replace(" [", "\n[") for c in _cells(row))
+        # rich would read a bracket as markup
+        table.add_row(*(Text(c) for c in cells), style="bold" if row.method == best else None)
+    console.print(table)
+
+
+def plain_table(results: Results, rows: Sequence[Row] | None = None) -> str:
+    """The summary as aligned plain text."""
+    rows = summarise(results) if rows is None else rows
+    lines = [_HEADINGS, *(_cells(r) for r in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADINGS))]
+    text = [
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(x, widths, strict=True))
+        )
+        for x in lines
+    ]
+    rule = "-" * len(text[0])
+    return "\n".join(
+        [_title(results), rule, text[0], rule, *text[1:], rule, _footnote(results.protocol, rows)]
+    )
+
+
+def markdown_table(results: Results, rows: Sequence[Row] | None = None) -> str:
+    """The summary as a Markdown table, the best method in bold, the protocol below it."""
+    rows = summarise(results) if rows is None else rows
+    best = _best(rows)
+    lines = [
+        f"**{_title(results)}**",
+        "",
+        "| " + " | ".join(_HEADINGS) + " |",
+        "|" + "|".join([":---"] + ["---:"] * (len(_HEADINGS) - 1)) + "|",
+    ]
+    for row in rows:
+        cells = _cells(row)
+        if row.method == best:
+            cells = (f"**{cells[0]}**", *cells[1:])
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _footnote(results.protocol, rows), ""])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    better = "" if row.improvement is None else f"{row.improvement.value:.2f}"
+    return (
+        row.method,
+        _interval(row.mean, _digits(row.mean)),
+        "" if row.iqm is None else _interval(row.iqm, 2),
+        _share(row.at_least_behaviour),
+        _share(row.above_meta),
+        better,
+    )
+
+
+def _interval(x: Interval, digits: int) -> str:
+    value = f"{x.value:.{digits}f}"
+    return value if math.isnan(x.low) else f"{value} [{x.low:.{digits}f}, {x.high:.{digits}f}]"
+
+
+def _digits(x: Interval) -> int:
+    """Enough decimals to tell the ends of an interval apart, without noise: 1287 but -4.97."""
+    size = abs(x.value)
+    return 0 if size >= 1000 else 1 if size >= 100 else 2
+
+
+def _share(x: float | None) -> str:
+    return "" if x is None else f"{100 * x:.0f} %"
+
+
+def _best(rows: Sequence[Row]) -> str:
+    return max(rows, key=lambda r: r.mean.value).method
+
+
+def _title(results: Results) -> str:
+    seeds, tasks = len(results.protocol.seeds), len(results.tasks)
+    return f"{results.family}/{results.quality}: {_count(tasks, 'test task')}, {_count(seeds, 'seed')}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _footnote(p: Protocol, rows: Sequence[Row]) -> str:
+    parts = [
+        f"context {p.context}",
+        f"policy {p.policy}",
+        f"checkpoint {p.checkpoint}",
+        f"{_count(p.episodes, 'episode')} per task and seed",
+        f"physics {p.physics}",
+        p.precision,
+        *([p.budget] if p.budget else []),
+        f"{100 * rows[-1].mean.confidence:g} % bootstrap intervals over {rows[-1].mean.resampled}",
+    ]
+    columns = (
+        "score: 0 random, 1 expert; ≥ data, > meta: share of tasks at or above the logged behaviour, above "
+        "the meta-policy; P(better): probability of beating the logged behaviour."
+    )
+    return f"Protocol: {'; '.join(parts)}.\nColumns: {columns}"
