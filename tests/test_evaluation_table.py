@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from merpo.errors import ConfigError, DataError
+from merpo.errors import ConfigError, DataError, UnknownNameError
 from merpo.evaluation import (
     Protocol,
     Results,
@@ -128,3 +128,15 @@ def test_evaluate_policies_passes_everything_on():
         evaluate_policies(FakeFamily(), lambda obs, step: np.where(obs > 1, np.nan, obs), [0, 2], 3, 0)
     with pytest.raises(DataError, match=r"shape \(2,\)"):
         evaluate_policies(FakeFamily(), lambda obs, step: obs[:, 0], [0, 2], 3, 0)
+
+
+def test_evaluate_policies_on_a_real_family():
+    # a robot that stays at (0, 0) is at distance 1 from every goal on the unit circle for 20 steps
+    returns = evaluate_policies("point-robot-goal", lambda obs, step: np.zeros_like(obs), [40, 41], 3, seed=0)
+    np.testing.assert_allclose(returns, np.full((2, 3), -20.0), rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"expected \(2, 3, 2\)"):
+        evaluate_policies("point-robot-goal", lambda obs, step: obs[:, 0], [40, 41], 3)
+    with pytest.raises(ConfigError, match="NaN or infinite"):
+        evaluate_policies("point-robot-goal", lambda obs, step: obs * np.nan, [40, 41], 3)
+    with pytest.raises(UnknownNameError, match="point-robot"):
+        evaluate_policies("point-robot", lambda obs, step: obs, [0], 1)

@@ -68,7 +68,7 @@ outers = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=80, deadline=None, database=None)
 @given(outers)
 def test_round_trip_through_strict_json_text(config):
     text = json.dumps(to_json(config), allow_nan=False)
