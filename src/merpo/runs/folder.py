@@ -135,7 +135,7 @@ class RunFolder:
         return self.path / CHECKPOINT
 
     def log(self, step: int, **figures: Any) -> None:
-        """Append one line of figures (numbers or 0-d arrays) to the metrics; on the disk when this returns.
+        """Append one line of figures (numbers or 0-d arrays) to the metrics; a kill cannot lose it then.
 
         Raises `StorageError` when it cannot be written; the log then ends with the last whole line.
         """

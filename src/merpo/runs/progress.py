@@ -12,7 +12,7 @@ class Progress:
     """Shows how far long work is: `with Progress(total, "meta-training") as p: p.update(10, loss=0.3)`.
 
     On a terminal with rich: a live bar with updates per second, time left and the latest figures. Otherwise a
-    line at the start of work, about every `every` seconds, and at the end.
+    line about every `every` seconds, and one at the end.
     """
 
     def __init__(
