@@ -146,5 +146,16 @@ def test_arguments_that_do_not_fit():
         build({**{k: v for k, v in content.items() if k in ("obs", "action", "reward")}, "episode": range(6)})
 
 
+def test_one_step_decisions_are_said_to_be_so():
+    content, _ = log(truncated=None, terminated=None, episode=range(6))
+    with pytest.raises(
+        DataError, match=r"every episode of every task has a single transition.*pass horizon=1"
+    ):
+        build(content)
+    with pytest.raises(DataError, match=r"although info\.horizon=3"):
+        build(content, horizon=3)
+    assert build(content, horizon=1)[0].episodes == 6
+
+
 def test_the_example_in_the_docstring():
     assert doctest.testmod(arrays).failed == 0

@@ -145,6 +145,7 @@ def test_constant_columns_over_all_training_tasks():
         ({"gamma": 1.5}, "gamma=1.5"),
         ({"gamma": float("nan")}, "gamma=nan"),
         ({"horizon": 0}, "horizon=0"),
+        ({"version": -1}, "version=-1"),
         ({"obs_dim": 0}, "obs_dim=0"),
         ({"termination": "sometimes"}, "termination='sometimes'"),
         ({"action_low": (-1.0,)}, "expected 2 finite numbers"),

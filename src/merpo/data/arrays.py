@@ -81,6 +81,12 @@ def from_arrays(
     first = built[0].transitions
     act_dim = first.action.shape[1]
     ends = any(bool(np.any(t.transitions.terminated)) for t in built)
+    longest = max(int(np.max(np.diff(t.episode_start))) for t in built)
+    if horizon is None and longest == 1:
+        raise DataError(
+            "tasks: every episode of every task has a single transition. If the rows are consecutive, correct"
+            " 'episode' or the end flags; if these really are one-step decisions, pass horizon=1."
+        )
     info = SetInfo(
         family=family,
         version=version,
@@ -88,11 +94,7 @@ def from_arrays(
         obs_dim=first.obs.shape[1],
         act_dim=act_dim,
         gamma=gamma,
-        horizon=(
-            max(int(np.max(np.diff(t.episode_start), initial=1)) for t in built)
-            if horizon is None
-            else horizon
-        ),
+        horizon=longest if horizon is None else horizon,
         action_low=_bound("action_low", action_low, -1.0, act_dim),
         action_high=_bound("action_high", action_high, 1.0, act_dim),
         termination=termination or ("learned" if ends else "never"),

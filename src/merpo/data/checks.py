@@ -115,15 +115,15 @@ class Report:
         return "\n".join([*lines, f"{errors} errors, {warnings} warnings: the data set {verdict}."])
 
 
-def check(taskset: TaskSet) -> Report:
-    """Look for everything `validate` would raise, and for what is legal but suspicious; raises nothing.
+def check(taskset: TaskSet, on_constant: str = "error") -> Report:
+    """Look for everything `validate` would raise, and for what is legal but suspicious; no data raise.
 
     Warnings: observation columns (near) constant within a task, episodes ending with neither flag, rows whose
     `next_obs` is not the next row's `obs`, saturated actions, repeated transitions (within a task, and
     between training and test tasks), constant or very differently scaled rewards, very small tasks, and
     terminations that look like time limits or contradict `info.termination`.
     """
-    found = list(problems(taskset))
+    found = list(problems(taskset, on_constant))
     if not any(f.code == "info" for f in found):
         with np.errstate(all="ignore"):  # infinite values are reported already
             found += _warnings(taskset)

@@ -12,7 +12,8 @@ copy only mirrors them.
 
 A set is written into a hidden sibling folder and appears by one rename, so that a kill or a full disk leaves
 the earlier set or none; left-overs (`.tmp-*`) are ignored and cleaned up by the next save in the namespace.
-The same task set gives the same bytes in every file.
+Files are not flushed one by one: what a power cut takes from them, `load` notices by their hashes. The same
+task set gives the same bytes in every file. Writers in one namespace wait for each other.
 """
 
 from __future__ import annotations
@@ -217,9 +218,10 @@ def _fill(folder: Path, taskset: TaskSet, name: str, specs: Mapping[str, str | N
     columns = {k: np.concatenate([np.asarray(getattr(t.transitions, k)) for t in taskset]) for k in FIELDS}
     lengths = np.concatenate([np.diff(t.episode_start) for t in taskset]).astype(np.int64)
     np.savez(flat, allow_pickle=False, episode_length=lengths, **columns)
-    disk.write(folder / FLAT, flat.getvalue())
+    image = flat.getvalue()
+    disk.write(folder / FLAT, image)
     disk.write(folder / NAMESPACE, b"{}")
-    meta = description.Description(taskset.info, tuple(entries), disk.sha256(flat.getvalue()))
+    meta = description.Description(taskset.info, tuple(entries), disk.sha256(image))
     disk.write(folder / META, description.render(meta).encode())
 
 

@@ -105,11 +105,10 @@ def set_problems(taskset: TaskSet) -> Iterator[Finding]:
         return Finding("error", code, message, advice, task)
 
     info = taskset.info
-    for name in ("obs_dim", "act_dim", "horizon"):
-        if getattr(info, name) < 1:
-            yield bad(
-                "info", f"info.{name}={getattr(info, name)!r}: expected at least 1.", "Correct SetInfo."
-            )
+    for name, least in (("obs_dim", 1), ("act_dim", 1), ("horizon", 1), ("version", 0)):
+        value = getattr(info, name)
+        if value < least:
+            yield bad("info", f"info.{name}={value!r}: expected at least {least}.", "Correct SetInfo.")
     if not (math.isfinite(info.gamma) and 0.0 <= info.gamma <= 1.0):
         yield bad("info", f"info.gamma={info.gamma!r}: expected a discount in [0, 1].", "Correct SetInfo.")
     if info.termination not in TERMINATIONS:
