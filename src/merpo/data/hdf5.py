@@ -2,9 +2,9 @@
 
 Layout, as Minari 0.5 reads it: a group `episode_<i>` per episode with `observations` (one row more than there
 are steps), `actions`, `rewards`, `terminations`, `truncations`, `infos`, and beside the file a
-`metadata.json`. The file is made here rather than by Minari's own writer because that one spends about 15 KB
-and several milliseconds on each episode (chunked, resizable data sets) and stamps times into the file; small
-arrays are stored inside their headers here instead, and the same log always gives the same bytes.
+`metadata.json`. The file is made here rather than by Minari's own writer because that one spends about 16 KB
+and 2.4 ms on an episode of 20 steps (chunked, resizable data sets) and stamps times into the file. Here small
+arrays lie inside their headers (2.6 KB, 0.6 ms), and the same log always gives the same bytes.
 Needs h5py only; neither Minari nor Gymnasium is imported.
 """
 
@@ -28,9 +28,7 @@ MINARI_VERSION = "0.5.2"
 COMPACT = 16_384
 """Arrays up to this many bytes go into the object header; HDF5's own limit for a header is 64 KiB."""
 NEXT_OBS = "next_observation"
-"""Info field with the successor of every step, written only where it differs from the next row's
-observation.
-"""
+"""Info field with every step's successor, written only in tasks where some differ from the next row's obs."""
 
 
 def require(module: str) -> ModuleType:
@@ -47,9 +45,7 @@ def require(module: str) -> ModuleType:
 
 
 def write_hdf5(task: TaskData) -> bytes:
-    """The bytes of `main_data.hdf5` for a task whose structure is sound (see
-    `validation.require_structure`).
-    """
+    """The bytes of `main_data.hdf5` for a task that passes `validation.require_structure`."""
     h5py = require("h5py")
     plain = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
     plain.set_obj_track_times(False)
@@ -62,7 +58,7 @@ def write_hdf5(task: TaskData) -> bytes:
     file = h5py.h5f.create(b"in-memory", h5py.h5f.ACC_TRUNC, fcpl=root, fapl=access)
 
     arrays = [np.asarray(getattr(task.transitions, name)) for name in FIELDS]
-    chained = all(np.array_equal(successor, following) for successor, following in _inner_steps(task))
+    chained = all(own.tobytes() == following.tobytes() for own, following in _inner_steps(task))
     for e, (a, b) in enumerate(_spans(task)):
         obs, action, reward, following, terminated, truncated = (x[a:b] for x in arrays)
         group = h5py.h5g.create(file, f"episode_{e}".encode(), gcpl=plain)
