@@ -1,1 +1,31 @@
 """merpo: model-based offline meta-reinforcement learning."""
+
+from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.rac import RACConfig
+from merpo.api import MerPO, Meta, Policy, PolicySet, load
+from merpo.data import SetInfo, TaskData, TaskSet, Transitions, from_arrays
+from merpo.dynamics.ensemble import DynamicsConfig
+from merpo.errors import ConfigError, DataError, MerpoError, StorageError, UnknownNameError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "DynamicsConfig",
+    "MerPO",
+    "MerPOConfig",
+    "MerpoError",
+    "Meta",
+    "Policy",
+    "PolicySet",
+    "RACConfig",
+    "SetInfo",
+    "StorageError",
+    "TaskData",
+    "TaskSet",
+    "Transitions",
+    "UnknownNameError",
+    "from_arrays",
+    "load",
+]

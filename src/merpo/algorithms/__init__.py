@@ -1,1 +1,1 @@
-"""TODO."""
+"""One readable file per algorithm: rac, merpo, bc."""

@@ -64,14 +64,10 @@ def from_arrays(
     (1, 1, 4)
     """
     if not tasks:
-        raise DataError(
-            "tasks is empty: expected at least one task. Pass a mapping from task name to arrays."
-        )
+        raise DataError("tasks is empty: expected at least one task. Pass a mapping from task name to arrays.")
     for argument, names in (("test", test), ("parameters", parameters or ()), ("reference", reference or ())):
         if unknown := [n for n in names if n not in tasks]:
-            raise DataError(
-                f"{argument}: {unknown[0]!r} is not among the tasks {list(tasks)}. Correct the name."
-            )
+            raise DataError(f"{argument}: {unknown[0]!r} is not among the tasks {list(tasks)}. Correct the name.")
     built = []
     for name, arrays in tasks.items():
         transitions, start = _task(name, arrays)
@@ -111,13 +107,9 @@ def _task(name: str, arrays: Mapping[str, Any]) -> tuple[Transitions, Int[np.nda
         if key not in REQUIRED + OPTIONAL:
             close = difflib.get_close_matches(str(key), REQUIRED + OPTIONAL, n=1)
             meant = f" Did you mean {close[0]!r}?" if close else ""
-            raise DataError(
-                f"task {name!r}: unknown array {key!r}; expected {', '.join(REQUIRED + OPTIONAL)}.{meant}"
-            )
+            raise DataError(f"task {name!r}: unknown array {key!r}; expected {', '.join(REQUIRED + OPTIONAL)}.{meant}")
     if missing := [key for key in REQUIRED if arrays.get(key) is None]:
-        raise DataError(
-            f"task {name!r}: {missing[0]!r} is missing; expected {', '.join(REQUIRED)}. Add the array."
-        )
+        raise DataError(f"task {name!r}: {missing[0]!r} is missing; expected {', '.join(REQUIRED)}. Add the array.")
     obs = _number(name, "obs", arrays["obs"], 2)
     action = _number(name, "action", arrays["action"], 2)
     reward = _number(name, "reward", arrays["reward"], 1)
@@ -135,13 +127,9 @@ def _task(name: str, arrays: Mapping[str, Any]) -> tuple[Transitions, Int[np.nda
                 "(A final observation per episode belongs into last_obs.)"
             )
     if following is not None and following.shape != obs.shape:
-        raise DataError(
-            f"task {name!r}: next_obs has shape {following.shape}, expected {obs.shape}, that of obs."
-        )
+        raise DataError(f"task {name!r}: next_obs has shape {following.shape}, expected {obs.shape}, that of obs.")
     if rows == 0:
-        raise DataError(
-            f"task {name!r}: no transitions; expected at least one. Leave the task out, or log some data."
-        )
+        raise DataError(f"task {name!r}: no transitions; expected at least one. Leave the task out, or log some data.")
 
     start = _bounds(name, labels, terminated, truncated, given)
     if labels is not None and "truncated" not in given:
@@ -186,9 +174,7 @@ def _bounds(
     rows = len(terminated)
     if labels is not None:
         if labels.ndim != 1:
-            raise DataError(
-                f"task {name!r}: episode has shape {labels.shape}, expected ({rows},): one label per step."
-            )
+            raise DataError(f"task {name!r}: episode has shape {labels.shape}, expected ({rows},): one label per step.")
         inner = np.flatnonzero(labels[1:] != labels[:-1]) + 1
         runs = labels[np.concatenate([[0], inner])]
         values, count = np.unique(runs, return_counts=True)
@@ -214,9 +200,7 @@ def _plain(name: str, key: str, value: Any) -> np.ndarray:
     except ValueError:
         x = np.asarray(None)
     if x.dtype == object:
-        raise DataError(
-            f"task {name!r}: {key} is ragged or holds objects; expected a plain array of numbers."
-        )
+        raise DataError(f"task {name!r}: {key} is ragged or holds objects; expected a plain array of numbers.")
     return x
 
 
@@ -238,19 +222,14 @@ def _flag(name: str, key: str, value: Any, rows: int) -> np.ndarray:
     if value is None:
         return np.zeros(rows, bool)
     x = _plain(name, key, value)
-    if x.ndim != 1 or not (
-        x.dtype == bool or (np.issubdtype(x.dtype, np.number) and np.isin(x, (0, 1)).all())
-    ):
+    if x.ndim != 1 or not (x.dtype == bool or (np.issubdtype(x.dtype, np.number) and np.isin(x, (0, 1)).all())):
         raise DataError(
-            f"task {name!r}: {key} has shape {x.shape} and dtype {x.dtype}, expected ({rows},) booleans or"
-            " 0/1."
+            f"task {name!r}: {key} has shape {x.shape} and dtype {x.dtype}, expected ({rows},) booleans or 0/1."
         )
     return x.astype(bool)
 
 
-def _bound(
-    key: str, value: float | Sequence[float] | None, default: float, act_dim: int
-) -> tuple[float, ...]:
+def _bound(key: str, value: float | Sequence[float] | None, default: float, act_dim: int) -> tuple[float, ...]:
     x = np.asarray(default if value is None else value, np.float64)
     if x.shape not in ((), (act_dim,)):
         raise DataError(f"{key}={value!r}: expected one number, or {act_dim}, one per action column.")

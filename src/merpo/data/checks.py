@@ -225,9 +225,7 @@ def _shape_of_episodes(task: TaskData, about: SetInfo) -> Iterator[Finding]:
             f"next_obs is not the next row's obs in {len(broken)} of {len(inner)} steps inside episodes"
             f" (first: row {inner[broken[0]]})."
         )
-        advice = (
-            "Harmless for learning from single steps, but check the episode bounds and the order of the rows."
-        )
+        advice = "Harmless for learning from single steps, but check the episode bounds and the order of the rows."
         yield found("warning", "chaining", message, advice)
 
     ends = int(terminated[last].sum())
@@ -237,12 +235,9 @@ def _shape_of_episodes(task: TaskData, about: SetInfo) -> Iterator[Finding]:
         yield found("warning", "termination", message, advice)
     if ends > 1 and not truncated.any() and np.all(lengths == about.horizon):
         message = (
-            f"every episode has exactly {about.horizon} steps (the horizon) and none is truncated, {ends}"
-            " terminated."
+            f"every episode has exactly {about.horizon} steps (the horizon) and none is truncated, {ends} terminated."
         )
-        advice = (
-            "A time limit stored as a termination makes values fall to zero there: store it as truncated."
-        )
+        advice = "A time limit stored as a termination makes values fall to zero there: store it as truncated."
         yield found("warning", "time-limit", message, advice)
 
 
@@ -261,8 +256,7 @@ def _columns(task: TaskData, about: SetInfo) -> Iterator[Finding]:
     near = np.flatnonzero((spread > 0) & (obs.std(axis=0) < NEAR_CONSTANT * np.maximum(1.0, level)))
     if len(near):
         message = (
-            f"observation columns {near.tolist()} hardly change (standard deviation"
-            f" {obs.std(axis=0)[near].max():.2g})."
+            f"observation columns {near.tolist()} hardly change (standard deviation {obs.std(axis=0)[near].max():.2g})."
         )
         yield found("near-constant", message, "Standardisation would magnify their noise: check their units.")
     share = _at_bounds(task, about).mean(axis=0)
@@ -290,10 +284,7 @@ def _repeats(task: TaskData, keys: Int[np.ndarray, " n"]) -> Iterator[Finding]:
     repeated = len(keys) - len(np.unique(keys))
     if repeated:
         share = repeated / len(keys)
-        message = (
-            f"task {task.name!r}: {repeated} of {len(keys)} transitions ({share:.1%}) repeat another one"
-            " exactly."
-        )
+        message = f"task {task.name!r}: {repeated} of {len(keys)} transitions ({share:.1%}) repeat another one exactly."
         advice = "Usual for deterministic tasks with equal starts; otherwise the log was joined to itself."
         yield Finding("warning" if share >= DUPLICATES else "info", "duplicates", message, advice, task.name)
 
@@ -322,13 +313,8 @@ def _reward_scales(train: list[TaskData]) -> Iterator[Finding]:
     if spread:
         least, most = min(spread, key=spread.__getitem__), max(spread, key=spread.__getitem__)
         if spread[most] > 100 * spread[least]:
-            message = (
-                f"the reward's deviation is {spread[most]:.3g} in {most!r} and {spread[least]:.3g} in"
-                f" {least!r}."
-            )
-            yield Finding(
-                "warning", "reward-scale", message, "Rescale the rewards so that tasks weigh alike."
-            )
+            message = f"the reward's deviation is {spread[most]:.3g} in {most!r} and {spread[least]:.3g} in {least!r}."
+            yield Finding("warning", "reward-scale", message, "Rescale the rewards so that tasks weigh alike.")
 
 
 def _table(rows: tuple[TaskSummary, ...]) -> str:
@@ -350,6 +336,4 @@ def _table(rows: tuple[TaskSummary, ...]) -> str:
             )
         )
     width = [max(len(line[c]) for line in body) for c in range(len(head))]
-    return "\n".join(
-        "  ".join(x.ljust(w) for x, w in zip(line, width, strict=True)).rstrip() for line in body
-    )
+    return "\n".join("  ".join(x.ljust(w) for x, w in zip(line, width, strict=True)).rstrip() for line in body)

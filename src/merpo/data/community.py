@@ -52,9 +52,7 @@ def from_minari(
         dataset = _open(source)
         name = (names or {}).get(source, dataset.id)
         if name in tasks:
-            raise DataError(
-                f"names: {name!r} is used for two data sets; expected unique names. Pass names={{...}}."
-            )
+            raise DataError(f"names: {name!r} is used for two data sets; expected unique names. Pass names={{...}}.")
         space = dataset.action_space
         _check_box(source, "observation", dataset.observation_space)
         _check_box(source, "action", space)
@@ -110,9 +108,7 @@ def _episodes(source: Source, dataset: Any) -> dict[str, np.ndarray]:
     """The arrays of one data set in the form that `from_arrays` takes."""
     try:
         if dataset.storage.FORMAT == "arrow":
-            steps = [
-                int(m["total_steps"]) for m in dataset.storage.get_episode_metadata(dataset.episode_indices)
-            ]
+            steps = [int(m["total_steps"]) for m in dataset.storage.get_episode_metadata(dataset.episode_indices)]
             if max(steps, default=0) > ARROW_LIMIT:
                 raise DataError(
                     f"{str(source)!r}: an Arrow data set with an episode of {max(steps)} steps; Minari's"
@@ -124,13 +120,10 @@ def _episodes(source: Source, dataset: Any) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # h5py and pyarrow raise many kinds on damaged files
         raise StorageError(
-            f"{str(source)!r}: its episodes cannot be read ({type(error).__name__}: {error}). Fetch or make"
-            " it again."
+            f"{str(source)!r}: its episodes cannot be read ({type(error).__name__}: {error}). Fetch or make it again."
         ) from error
     if not episodes:
-        raise DataError(
-            f"{str(source)!r}: the data set has no transitions; expected at least one. Leave it out."
-        )
+        raise DataError(f"{str(source)!r}: the data set has no transitions; expected at least one. Leave it out.")
     for e in episodes:
         if len(e.observations) != len(e.rewards) + 1:
             raise DataError(

@@ -68,9 +68,7 @@ def parse(content: bytes, where: str) -> Description:
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested or long beyond reason
         raise StorageError(f"{where} is not valid JSON ({error}). {again}") from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise StorageError(
-            f"{where} has no format {FORMAT!r}: it was not written by merpo, or is damaged. {again}"
-        )
+        raise StorageError(f"{where} has no format {FORMAT!r}: it was not written by merpo, or is damaged. {again}")
     if payload.get("format_version") != FORMAT_VERSION:
         raise StorageError(
             f"{where} has format_version={payload.get('format_version')!r}, expected {FORMAT_VERSION}: update"

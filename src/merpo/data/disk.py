@@ -73,13 +73,9 @@ def umask() -> int:
 def os_error(error: OSError, action: str, path: Path) -> StorageError:
     """A `StorageError` that says what could not be done, why, and what to do about it."""
     advice = {
-        errno.ENOSPC: (
-            "The disk is full: free some space, or choose another root. Nothing half-written was left."
-        ),
+        errno.ENOSPC: ("The disk is full: free some space, or choose another root. Nothing half-written was left."),
         errno.EDQUOT: "Your disk quota is used up: free some space, or choose another root.",
-        errno.EACCES: (
-            "You lack the permission: choose another root (MERPO_DATA_DIR), or change the folder's mode."
-        ),
+        errno.EACCES: ("You lack the permission: choose another root (MERPO_DATA_DIR), or change the folder's mode."),
         errno.EROFS: "The file system is read-only: choose another root (MERPO_DATA_DIR).",
         errno.ENOTDIR: "A part of the path is a file, not a folder: choose another root.",
         errno.EEXIST: "A part of the path is a file, not a folder: choose another root.",

@@ -78,9 +78,7 @@ def write_hdf5(task: TaskData) -> bytes:
     return bytes(image)
 
 
-def read_hdf5(
-    image: bytes, episodes: int, where: str
-) -> tuple[Transitions, Int[np.ndarray, " episodes_plus_1"]]:
+def read_hdf5(image: bytes, episodes: int, where: str) -> tuple[Transitions, Int[np.ndarray, " episodes_plus_1"]]:
     """Transitions and episode bounds from the bytes of a file made by `write_hdf5`; `where` names it in
     errors.
     """
@@ -163,9 +161,7 @@ def spec_json(env_spec: Any, task: str) -> str:
     try:
         content = json.loads(env_spec)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"env_spec of task {task!r} is not valid JSON ({error}). Pass env.spec.to_json()."
-        ) from error
+        raise DataError(f"env_spec of task {task!r} is not valid JSON ({error}). Pass env.spec.to_json().") from error
     if not isinstance(content, dict) or "id" not in content:
         raise DataError(
             f"env_spec of task {task!r} has no field 'id': expected the JSON of a gymnasium EnvSpec. Pass"

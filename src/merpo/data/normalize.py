@@ -53,9 +53,7 @@ class Normalizer(eqx.Module):
             square = square + part_square + delta**2 * (count * len(x) / total)
             count = total
         if count == 0:
-            raise DataError(
-                "tasks has no rows: expected at least one transition. Check the split you selected."
-            )
+            raise DataError("tasks has no rows: expected at least one transition. Check the split you selected.")
         std = np.sqrt(square / count)
         std = np.where(std <= CONSTANT * np.maximum(1.0, np.abs(mean)), 1.0, std)
         return cls(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))

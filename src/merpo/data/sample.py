@@ -13,9 +13,7 @@ from merpo.data.validation import FIELDS
 from merpo.errors import ConfigError, DataError
 
 
-def sample_rows(
-    transitions: Transitions, size: Int[Array, ""] | int, key: PRNGKeyArray, batch: int
-) -> Transitions:
+def sample_rows(transitions: Transitions, size: Int[Array, ""] | int, key: PRNGKeyArray, batch: int) -> Transitions:
     """`batch` transitions of one task, uniform with replacement over rows `[0, size)`.
 
     `transitions` has one leading axis (row), of which only the first `size` >= 1 rows are real: one task of a
@@ -56,9 +54,7 @@ def holdout_rows(
     least one whole episode. Raises as `split_episodes`, and `ConfigError` for `most` < 1.
     """
     if not 0.0 < fraction < 1.0:
-        raise ConfigError(
-            f"fraction={fraction!r}: expected a number between 0 and 1, both excluded. Try 0.2."
-        )
+        raise ConfigError(f"fraction={fraction!r}: expected a number between 0 and 1, both excluded. Try 0.2.")
     if most is not None and most < 1:
         raise ConfigError(f"most={most!r}: expected at least 1, or None for no limit.")
     rows = len(task)

@@ -142,9 +142,7 @@ def load(name: str, root: str | os.PathLike[str] | None = None, verify: bool = T
             path = folder / entry.folder / "data" / HDF5
             image = disk.read(path)
             if disk.sha256(image) != entry.sha256:
-                spare = (
-                    "" if flat is None else f" The flat copy is whole: load({name!r}, verify=False) reads it."
-                )
+                spare = "" if flat is None else f" The flat copy is whole: load({name!r}, verify=False) reads it."
                 raise StorageError(
                     f"{path}: its SHA-256 differs from the one in {META}; the file is damaged, or was changed"
                     f" since it was saved.{spare} To take changed files as they are now, use from_minari and"
@@ -156,8 +154,7 @@ def load(name: str, root: str | os.PathLike[str] | None = None, verify: bool = T
         parts = _read_flat(flat, meta, folder / FLAT)
     else:
         parts = [
-            read_hdf5(images.pop(e.folder), e.episodes, str(folder / e.folder / "data" / HDF5))
-            for e in meta.tasks
+            read_hdf5(images.pop(e.folder), e.episodes, str(folder / e.folder / "data" / HDF5)) for e in meta.tasks
         ]
     tasks = []
     for entry, (transitions, start) in zip(meta.tasks, parts, strict=True):
@@ -179,9 +176,7 @@ def list_sets(root: str | os.PathLike[str] | None = None) -> list[SetEntry]:
             continue
         train = sum(t.split == "train" for t in meta.tasks)
         episodes, rows = sum(t.episodes for t in meta.tasks), sum(t.rows for t in meta.tasks)
-        entries.append(
-            SetEntry(name, str(folder), meta.info, train, len(meta.tasks) - train, episodes, rows, size)
-        )
+        entries.append(SetEntry(name, str(folder), meta.info, train, len(meta.tasks) - train, episodes, rows, size))
     return entries
 
 
@@ -225,9 +220,7 @@ def _fill(folder: Path, taskset: TaskSet, name: str, specs: Mapping[str, str | N
     disk.write(folder / META, description.render(meta).encode())
 
 
-def _read_flat(
-    image: bytes, meta: description.Description, path: Path
-) -> list[tuple[Transitions, np.ndarray]]:
+def _read_flat(image: bytes, meta: description.Description, path: Path) -> list[tuple[Transitions, np.ndarray]]:
     """Per task the transitions and episode bounds; views into the set's arrays."""
     try:
         with np.load(io.BytesIO(image), allow_pickle=False) as file:
@@ -290,8 +283,7 @@ def _find(name: str, root: str | os.PathLike[str] | None) -> Path:
         raise disk.os_error(error, f"find the data set {name!r}", target) from error
     if foreign:
         raise StorageError(
-            f"{target} exists but has no {META}: not a merpo data set. Plain Minari datasets are read with"
-            " from_minari."
+            f"{target} exists but has no {META}: not a merpo data set. Plain Minari datasets are read with from_minari."
         )
     base = target.parent.parent
     names = sorted(_all(base))
@@ -299,8 +291,7 @@ def _find(name: str, root: str | os.PathLike[str] | None) -> Path:
     meant = f" Did you mean {close[0]!r}?" if close else ""
     listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "none"
     raise StorageError(
-        f"name={name!r}: no such data set below {base}.{meant} Present: {listed}. Generate it, or set"
-        " MERPO_DATA_DIR."
+        f"name={name!r}: no such data set below {base}.{meant} Present: {listed}. Generate it, or set MERPO_DATA_DIR."
     )
 
 

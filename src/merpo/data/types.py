@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -15,6 +15,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from merpo.errors import DataError
+
+if TYPE_CHECKING:
+    AnyArray = Any  # one field, two homes: NumPy on the host, JAX on the device
+else:
+    AnyArray = Array | np.ndarray
 
 
 class Transitions(eqx.Module):
@@ -24,12 +29,12 @@ class Transitions(eqx.Module):
     (value does follow). Keeping them apart matters: a bootstrapped target uses `terminated` only.
     """
 
-    obs: Float[Array | np.ndarray, "*n obs"]
-    action: Float[Array | np.ndarray, "*n act"]
-    reward: Float[Array | np.ndarray, "*n"]
-    next_obs: Float[Array | np.ndarray, "*n obs"]
-    terminated: Bool[Array | np.ndarray, "*n"]
-    truncated: Bool[Array | np.ndarray, "*n"]
+    obs: Float[AnyArray, "*n obs"]
+    action: Float[AnyArray, "*n act"]
+    reward: Float[AnyArray, "*n"]
+    next_obs: Float[AnyArray, "*n obs"]
+    terminated: Bool[AnyArray, "*n"]
+    truncated: Bool[AnyArray, "*n"]
 
 
 @dataclass(frozen=True)

@@ -126,9 +126,7 @@ def set_problems(taskset: TaskSet) -> Iterator[Finding]:
         yield bad("info", message, "Correct the bounds in SetInfo.")
     for limit in info.healthy:
         if not 0 <= limit.index < info.obs_dim:
-            message = (
-                f"info.healthy: index={limit.index}, expected an observation column in [0, {info.obs_dim})."
-            )
+            message = f"info.healthy: index={limit.index}, expected an observation column in [0, {info.obs_dim})."
             yield bad("info", message, "Correct SetInfo.")
 
     for name, count in Counter(t.name for t in taskset).items():
@@ -140,9 +138,7 @@ def set_problems(taskset: TaskSet) -> Iterator[Finding]:
             message = f"task {task.name!r}: split={task.split!r}, expected 'train' or 'test'."
             yield bad("split", message, "Set the split of every task to one of the two.", task.name)
     if not len(taskset):
-        yield bad(
-            "no-train", "tasks is empty: expected at least one training task.", "Add the logs of some tasks."
-        )
+        yield bad("no-train", "tasks is empty: expected at least one training task.", "Add the logs of some tasks.")
     elif not len(taskset.train):
         message = f"tasks: none of the {len(taskset)} tasks has split 'train'; expected at least one."
         yield bad("no-train", message, "Mark the tasks to learn from with split='train'.")
@@ -175,9 +171,7 @@ def shape_problems(task: TaskData, info: SetInfo) -> Iterator[Finding]:
     if not sound:
         return
     if rows == 0:
-        yield bad(
-            "empty", "no transitions; expected at least one.", "Leave the task out, or log some data for it."
-        )
+        yield bad("empty", "no transitions; expected at least one.", "Leave the task out, or log some data for it.")
         return
 
     start = np.asarray(task.episode_start)
@@ -189,10 +183,7 @@ def shape_problems(task: TaskData, info: SetInfo) -> Iterator[Finding]:
         yield bad("episodes", message, "Episode e is rows episode_start[e]:episode_start[e+1].")
         return
     if start[0] != 0 or start[-1] != rows:
-        message = (
-            f"episode_start runs from {start[0]} to {start[-1]}, expected from 0 to {rows} (the number of"
-            " rows)."
-        )
+        message = f"episode_start runs from {start[0]} to {start[-1]}, expected from 0 to {rows} (the number of rows)."
         yield bad("episodes", message, "Every row must belong to an episode.")
         return
     short = np.flatnonzero(np.diff(start) <= 0)
@@ -221,9 +212,7 @@ def value_problems(task: TaskData, info: SetInfo) -> Iterator[Finding]:
                 f"{name} has NaN or infinite values in {count} of {len(x)} rows (first: row"
                 f" {first[0]}{column}, value {x[first]}); expected finite numbers."
             )
-            yield bad(
-                "not-finite", message, "Drop those transitions, or mend the log, before learning from it."
-            )
+            yield bad("not-finite", message, "Drop those transitions, or mend the log, before learning from it.")
 
     low, high = action_bounds(info)
     action = np.asarray(t.action, np.float64)
@@ -274,9 +263,7 @@ def constant_problems(train: Sequence[TaskData]) -> Iterator[Finding]:
     high = np.max([np.max(t.transitions.obs, axis=0) for t in train], axis=0)
     columns = np.flatnonzero(low == high)
     if len(columns):
-        listed = ", ".join(f"column {i} = {low[i]:g}" for i in columns[:5]) + (
-            ", ..." if len(columns) > 5 else ""
-        )
+        listed = ", ".join(f"column {i} = {low[i]:g}" for i in columns[:5]) + (", ..." if len(columns) > 5 else "")
         noun = "column is" if len(columns) == 1 else "columns are"
         message = (
             f"obs: {len(columns)} of {len(low)} {noun} constant over all training tasks ({listed}); "

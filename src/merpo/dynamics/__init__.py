@@ -1,1 +1,1 @@
-"""TODO."""
+"""Gaussian ensembles, the proximal meta-model, imagination."""

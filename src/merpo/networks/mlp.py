@@ -30,6 +30,7 @@ class Dense(eqx.Module):
         self.bias = jax.random.uniform(kb, (n_out,), jnp.float32, -bound, bound)
 
     def __call__(self, x: Float[Array, "*n in"]) -> Float[Array, "*n out"]:
+        """The network's output; any leading axes."""
         return jnp.matmul(x, self.weight) + jnp.expand_dims(self.bias, tuple(range(x.ndim - 1)))
 
 
@@ -60,6 +61,7 @@ class MLP(eqx.Module):
         self.layer_norm = layer_norm
 
     def __call__(self, x: Float[Array, "*n in"]) -> Float[Array, "*n out"]:
+        """The network's output; any leading axes."""
         act = ACTIVATIONS[self.activation]
         for layer in self.layers[:-1]:
             x = layer(x)

@@ -76,6 +76,7 @@ class Actor(eqx.Module):
         self.log_std_min, self.log_std_max, self.mean_max = log_std_min, log_std_max, mean_max
 
     def __call__(self, obs: Float[Array, "*n obs"]) -> TanhGaussian:
+        """The distribution over actions at each observation."""
         mean, raw = jnp.split(self.net(obs), 2, axis=-1)
         # tanh-squashed bounds keep a gradient where a clip would have none
         mean = self.mean_max * jnp.tanh(mean / self.mean_max)

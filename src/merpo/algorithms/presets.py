@@ -1,0 +1,45 @@
+"""Default settings, chosen from what the data say of themselves: their dimensions."""
+
+from __future__ import annotations
+
+from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.rac import RACConfig
+from merpo.data.types import SetInfo
+from merpo.dynamics.ensemble import DynamicsConfig
+
+SMALL_DIMENSIONS = 8
+"""Observation and action columns together up to which the small networks are used."""
+
+SMALL = MerPOConfig(
+    rac=RACConfig(
+        actor_hidden=(64, 64),
+        critic_hidden=(64, 64),
+        actor_lr=1e-3,
+        critic_lr=1e-3,
+        batch=128,
+        tau=0.01,
+        lam=0.01,
+        beta=0.5,
+        rollout_length=3,
+        rollout_rows=200,
+        imagine_every=100,
+        buffer=4000,
+    ),
+    dynamics=DynamicsConfig(
+        hidden=(64, 64, 64), members=5, elites=4, learning_rate=3e-3, batch=64, meta_iterations=50,
+        adapt_steps=500, check_every=50,
+    ),
+    train_updates=1000,
+    adapt_updates=1000,
+    bc_updates=1000,
+    group=8,
+)  # fmt: skip
+"""For low-dimensional systems: seconds to minutes on two cores."""
+
+STANDARD = MerPOConfig()
+"""For locomotion-sized systems."""
+
+
+def default_config(info: SetInfo) -> MerPOConfig:
+    """`SMALL` up to `SMALL_DIMENSIONS` observation and action columns, else `STANDARD`."""
+    return SMALL if info.obs_dim + info.act_dim <= SMALL_DIMENSIONS else STANDARD

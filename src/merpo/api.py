@@ -1,0 +1,290 @@
+"""The front door: `load`, `MerPO(...).fit(...)`, `adapt`, and policies that take and give NumPy arrays.
+
+data   = merpo.load("point-robot-goal/medium")
+meta   = merpo.MerPO(seed=0).fit(data.train)
+policy = meta.adapt(data.test[0])
+action = policy(observation)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from merpo.algorithms import pipeline, rac
+from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.pipeline import Learned, Report
+from merpo.algorithms.presets import default_config
+from merpo.data import Preparation, SetInfo, TaskData, TaskSet, storage, validate
+from merpo.dynamics.ensemble import Ensemble, TargetScale
+from merpo.errors import ConfigError, DataError, StorageError, UnknownNameError
+from merpo.networks import Actor
+from merpo.runs import from_json, load_checkpoint, read_meta, save_checkpoint, to_json
+
+META_KIND, POLICY_KIND = "merpo-meta", "merpo-policies"
+
+
+def load(
+    name: str,
+    *,
+    episodes: int = 50,
+    seed: int = 0,
+    root: str | os.PathLike[str] | None = None,
+) -> TaskSet:
+    """A stored data set by name; a `family/quality` that is not stored yet is generated (seeded) and stored.
+
+    Generating needs the `tasks` extra. Raises StorageError for an unknown name, DataError for damaged data.
+    """
+    family, _, quality = name.partition("/")
+    generated = f"{family}/{quality}-e{episodes}-s{seed}"
+    known = {entry.name for entry in storage.list_sets(root)}
+    for candidate in (name, generated):
+        if candidate in known:
+            return storage.load(candidate, root)
+    try:
+        from merpo.tasks import QUALITIES, families, generate
+    except ImportError:
+        return storage.load(name, root)
+    if family in families() and quality in QUALITIES:
+        storage.save(generate(family, quality, episodes, seed), generated, root)
+        return storage.load(generated, root)
+    if quality and family in families():
+        raise UnknownNameError(f"name={name!r}: unknown quality {quality!r}; expected one of {', '.join(QUALITIES)}.")
+    return storage.load(name, root)  # raises, naming what there is
+
+
+def policy_apply(params: tuple[Actor, Preparation], obs: Array, step: Array) -> Array:
+    """Deterministic actions in [-1, 1] of one policy per task: obs [task, episode, obs]. Jittable."""
+    del step
+    actor, preparation = params
+    scaled = (obs - preparation.obs_mean[None, None]) / preparation.obs_std[None, None]
+    return jax.vmap(lambda a, o: a(o).mode())(actor, scaled)
+
+
+@partial(jax.jit)
+def _mode(actor: Actor, obs: Float[Array, "*n obs"]) -> Float[Array, "*n act"]:
+    return actor(obs).mode()
+
+
+@partial(jax.jit)
+def _draw(actor: Actor, obs: Float[Array, "*n obs"], key: PRNGKeyArray) -> Float[Array, "*n act"]:
+    return jnp.tanh(actor(obs).sample_pre(key))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One policy in the user's units: NumPy observation in, NumPy action out."""
+
+    actor: Actor
+    preparation: Preparation
+    info: SetInfo
+    name: str = "policy"
+
+    def __call__(
+        self, observation: Float[np.ndarray, "*n obs"], *, deterministic: bool = True, seed: int | None = None
+    ) -> Float[np.ndarray, "*n act"]:
+        """The action for one observation [obs] or a batch [..., obs]; `deterministic=False` draws with `seed`."""
+        obs = np.asarray(observation, np.float32)
+        if obs.shape[-1:] != (self.info.obs_dim,):
+            raise DataError(
+                f"observation has shape {obs.shape}: expected [..., {self.info.obs_dim}] as in the training data."
+            )
+        if not np.isfinite(obs).all():
+            raise DataError("observation holds NaN or infinite values: expected finite numbers. Check the sensor.")
+        ready = jnp.asarray(self.preparation.obs(obs))
+        if deterministic:
+            action = _mode(self.actor, ready)
+        else:
+            if seed is None:
+                raise ConfigError("seed=None: a stochastic action needs a seed. Pass seed=..., one per call.")
+            action = _draw(self.actor, ready, jax.random.key(seed))
+        return np.asarray(self.preparation.restore_action(np.asarray(action)), np.float32)
+
+
+class PolicyTree(eqx.Module):
+    """The arrays of a `PolicySet`."""
+
+    actor: Actor
+    """[seed, task]"""
+    preparation: Preparation
+
+
+@dataclass(frozen=True)
+class PolicySet:
+    """Policies of one method for several tasks and seeds."""
+
+    method: str
+    tree: PolicyTree
+    info: SetInfo
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    config: MerPOConfig
+    curves: dict[str, Any] | None = None
+    """Learning curves [round, seed, task] by metric name, where the method has any."""
+    model_error: Float[np.ndarray, "seed task checks"] | None = None
+    """Hold-out error of the adapting model after 0, check_every, ... gradient steps."""
+
+    def policy(self, task: int | str, seed: int | None = None) -> Policy:
+        """One of them, by the task's name or position and by seed (default: the first)."""
+        t = self.tasks.index(task) if isinstance(task, str) else task
+        s = 0 if seed is None else self.seeds.index(seed)
+        actor = jax.tree.map(lambda x: x[s, t], self.tree.actor)
+        return Policy(actor, self.tree.preparation, self.info, f"{self.method}/{self.tasks[t]}")
+
+    def act(self, seed: int) -> Any:
+        """All tasks' policies of one seed as a compiled `merpo.tasks.JaxPolicy`, for simulated evaluation."""
+        from merpo.tasks import JaxPolicy
+
+        actor = jax.tree.map(lambda x: x[self.seeds.index(seed)], self.tree.actor)
+        return JaxPolicy(policy_apply, (actor, jax.tree.map(jnp.asarray, self.tree.preparation)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """One safetensors file; loading it never executes code."""
+        meta = {
+            "kind": POLICY_KIND,
+            "method": self.method,
+            "info": to_json(self.info),
+            "tasks": list(self.tasks),
+            "seeds": list(self.seeds),
+        }
+        save_checkpoint(Path(path), self.tree, meta, self.config)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> PolicySet:
+        """What `save` wrote. StorageError for a damaged or foreign file."""
+        meta, config, info = _read(path, POLICY_KIND)
+        shape = (len(meta["seeds"]), len(meta["tasks"]))
+
+        def make() -> PolicyTree:
+            key = jax.random.key(0)
+            actor = Actor(info.obs_dim, info.act_dim, config.rac.actor_hidden, key)
+            actor = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *x.shape)), actor)
+            return PolicyTree(actor, Preparation.like(info.obs_dim, info.act_dim))
+
+        tree, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config)
+        return PolicySet(meta["method"], tree, info, tuple(meta["tasks"]), tuple(meta["seeds"]), config)
+
+
+@dataclass(frozen=True)
+class Meta:
+    """A meta-model and meta-policy, ready to be adapted to new tasks."""
+
+    learned: Learned
+    info: SetInfo
+    config: MerPOConfig
+    seeds: tuple[int, ...]
+    curves: dict[str, Any] | None = None
+    """Learning curves of meta-training [round, seed, task] by metric name."""
+
+    def adapt(self, task: TaskData, *, report: Report = pipeline.silent) -> Policy:
+        """A policy for a new task from its log (the first seed's, where several were trained)."""
+        one = replace(self, learned=self._seed(0), seeds=self.seeds[:1])
+        return one.adapt_many([task], report=report).policy(0)
+
+    def adapt_many(
+        self, tasks: TaskSet | Sequence[TaskData], method: str = "merpo", *, report: Report = pipeline.silent
+    ) -> PolicySet:
+        """Policies for several new tasks and every seed, in one compiled loop.
+
+        `method`: `merpo`; `rac`, without the meta-policy; `bc`, the behaviour term alone; `meta-policy`, unadapted.
+        """
+        listed = self._checked(tasks)
+        names = tuple(t.name for t in listed)
+        curves, errors = None, None
+        if method in ("merpo", "rac"):
+            found = pipeline.adapt(self.learned, listed, self.info, self.config, self.seeds, method, report)
+            actor, curves, errors = found.actor, found.metrics, found.model_error
+        elif method == "bc":
+            actor = pipeline.clone_tasks(listed, self.learned.preparation, self.info, self.config, self.seeds)
+        elif method == "meta-policy":
+            actor = jax.tree.map(lambda x: jnp.repeat(x[:, None], len(listed), axis=1), self.learned.meta_actor)
+        else:
+            raise ConfigError(f"method={method!r}: expected 'merpo', 'rac', 'bc' or 'meta-policy'.")
+        tree = PolicyTree(actor, self.learned.preparation)
+        return PolicySet(method, tree, self.info, names, self.seeds, self.config, curves, errors)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """One safetensors file with the configuration inside; loading it never executes code."""
+        meta = {"kind": META_KIND, "info": to_json(self.info), "seeds": list(self.seeds)}
+        save_checkpoint(Path(path), self.learned, meta, self.config)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], config: MerPOConfig | None = None) -> Meta:
+        """What `save` wrote; with `config`, ConfigError if the file belongs to another configuration."""
+        meta, stored, info = _read(path, META_KIND)
+        seeds = tuple(meta["seeds"])
+
+        def make() -> Learned:
+            keys = jax.random.split(jax.random.key(0), len(seeds))
+            models = jax.vmap(lambda k: Ensemble.init(k, info.obs_dim, info.act_dim, stored.dynamics))(keys)
+            actor, critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, stored.rac))(keys)
+            out, obs = jnp.zeros(info.obs_dim + 1, jnp.float32), jnp.zeros(info.obs_dim, jnp.float32)
+            scale = TargetScale(out, out, obs, obs)
+            return Learned(models, actor, critic, scale, Preparation.like(info.obs_dim, info.act_dim))
+
+        learned, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config or stored)
+        return Meta(learned, info, stored, seeds)
+
+    def _seed(self, i: int) -> Learned:
+        pick = partial(jax.tree.map, lambda x: x[i : i + 1])
+        old = self.learned
+        return Learned(pick(old.meta_model), pick(old.meta_actor), pick(old.meta_critic), old.scale, old.preparation)
+
+    def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
+        listed = list(tasks)
+        if not listed:
+            raise DataError("tasks is empty: expected at least one task to adapt to.")
+        # The new tasks must fit what was learned: same dimensions, bounds, finite values.
+        as_train = tuple(replace(t, split="train") for t in listed)
+        validate(TaskSet(self.info, as_train), on_constant="keep")
+        return listed
+
+
+def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], MerPOConfig, SetInfo]:
+    meta = read_meta(Path(path))
+    if meta.get("kind") != kind:
+        raise StorageError(
+            f"{path}: a checkpoint of kind {meta.get('kind')!r}, expected {kind!r}. Give the other file of the run."
+        )
+    return meta, from_json(MerPOConfig, meta["config"]), from_json(SetInfo, meta["info"])
+
+
+class MerPO:
+    """Model-based offline meta-RL with regularised policy optimisation: learns from many tasks' logs.
+
+    `config` defaults to `default_config` for the data at hand; `seed` (or `seeds`, which are trained side by side
+    in the same compiled calls) makes the result reproducible bit for bit on one machine and version.
+    """
+
+    def __init__(
+        self,
+        config: MerPOConfig | None = None,
+        *,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        on_constant: str = "error",
+    ):
+        self.config = config
+        self.seeds = tuple(int(s) for s in (seeds if seeds is not None else (seed,)))
+        self.on_constant = on_constant
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds={self.seeds}: expected distinct whole numbers >= 0, at least one.")
+
+    def fit(self, tasks: TaskSet, *, report: Report = pipeline.silent) -> Meta:
+        """Learn from the training tasks (`data.train`). Raises DataError for data that cannot be learned from."""
+        used = replace(tasks, tasks=tuple(replace(t, split="train") for t in tasks))
+        validate(used, on_constant=self.on_constant)
+        config = self.config or default_config(tasks.info)
+        preparation = Preparation.fit(used)
+        learned, curves = pipeline.fit(used.tasks, tasks.info, preparation, config, self.seeds, report)
+        return Meta(learned, tasks.info, config, self.seeds, curves)

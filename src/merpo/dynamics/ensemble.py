@@ -1,0 +1,177 @@
+"""A probabilistic ensemble of dynamics: T(s', r | s, a) as diagonal Gaussians over (s' - s, r).
+
+Follows PETS (Chua et al. 2018) and MBPO/MOPO practice: softly bounded log-variance, one bootstrap sample per member,
+elites by hold-out error. Every array is in *prepared* units (observations standardised, actions in [-1, 1], rewards
+scaled; see `merpo.data.Preparation`), and targets are standardised once more by `TargetScale`, since the change over
+a step is much smaller than the state. A third head, one logit, learns termination where the data contain any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from merpo.data.types import Transitions
+from merpo.errors import ConfigError
+from merpo.networks import MLP
+from merpo.networks.tanh_gaussian import LOG_2PI
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """Settings of the ensemble, its fit, and the proximal meta-model."""
+
+    hidden: tuple[int, ...] = (128, 128, 128)
+    """Widths of the hidden layers of each member."""
+    members: int = 7
+    """Networks in the ensemble."""
+    elites: int = 5
+    """Members used for imagination: those with the least hold-out error."""
+    learning_rate: float = 1e-3
+    """Adam step size of every gradient step on a task's model."""
+    batch: int = 256
+    """Rows per member and step."""
+    holdout: float = 0.2
+    """Share of each task's episodes held out (their rows at most `holdout_rows`)."""
+    holdout_rows: int = 1000
+    """Largest number of hold-out rows used per task."""
+    eta: float = 1e-3
+    """Proximal weight: eta ||phi_n - phi_m||^2."""
+    meta_iterations: int = 200
+    """Outer iterations of the meta-model."""
+    inner_steps: int = 10
+    """Gradient steps on each phi_n, from phi_m, per outer iteration."""
+    meta_rate: float = 0.5
+    """Outer step times 2 eta: the share of the way phi_m moves to the mean phi_n; decays linearly to a tenth."""
+    adapt_steps: int = 600
+    """Largest number of gradient steps on one task from phi_m (the best on the hold-out is kept)."""
+    check_every: int = 50
+    """Steps between two hold-out evaluations while adapting."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.elites <= self.members:
+            raise ConfigError(f"elites={self.elites}: expected 1..members={self.members}. Lower it or add members.")
+        if not 0.0 < self.holdout < 1.0:
+            raise ConfigError(f"holdout={self.holdout}: expected a share strictly between 0 and 1, e.g. 0.2.")
+        if not 0.0 < self.meta_rate <= 1.0:
+            raise ConfigError(f"meta_rate={self.meta_rate}: expected a share in (0, 1].")
+        if self.eta < 0.0:
+            raise ConfigError(f"eta={self.eta}: expected a weight >= 0.")
+        for name in ("batch", "inner_steps", "adapt_steps", "check_every", "holdout_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 1.")
+        if self.adapt_steps % self.check_every:
+            raise ConfigError(f"adapt_steps={self.adapt_steps}: expected a multiple of check_every={self.check_every}.")
+
+
+class TargetScale(eqx.Module):
+    """Mean and deviation of (s' - s, r) over the training tasks; common to all tasks so that phi_m has one meaning."""
+
+    mean: Float[Array, " out"]
+    std: Float[Array, " out"]
+    obs_low: Float[Array, " obs"]
+    """Imagined states are kept within `[obs_low, obs_high]`: the logged range widened by half its width."""
+    obs_high: Float[Array, " obs"]
+
+
+def fit_scale(transitions: Transitions) -> TargetScale:
+    """Scale from all real rows ([row, ...]) of the training tasks."""
+    target = jnp.concatenate([transitions.next_obs - transitions.obs, transitions.reward[:, None]], axis=-1)
+    both = jnp.concatenate([transitions.obs, transitions.next_obs])
+    low, high = jnp.min(both, axis=0), jnp.max(both, axis=0)
+    margin = 0.5 * (high - low)
+    return TargetScale(
+        jnp.mean(target, axis=0), jnp.maximum(jnp.std(target, axis=0), 1e-4), low - margin, high + margin
+    )
+
+
+class Ensemble(eqx.Module):
+    """The members' parameters (phi): every leaf has a leading [member] axis."""
+
+    nets: MLP
+    max_logvar: Float[Array, "member out"]
+    min_logvar: Float[Array, "member out"]
+
+    @staticmethod
+    def init(key: PRNGKeyArray, obs_dim: int, act_dim: int, config: DynamicsConfig) -> Ensemble:
+        """Fresh members, each from its own key."""
+        out = obs_dim + 1
+
+        def make(k: PRNGKeyArray) -> MLP:
+            return MLP(obs_dim + act_dim, 2 * out + 1, config.hidden, k, activation="silu")
+
+        nets = eqx.filter_vmap(make)(jax.random.split(key, config.members))
+        ones = jnp.ones((config.members, out), jnp.float32)
+        return Ensemble(nets, 0.5 * ones, -10.0 * ones)
+
+    def __call__(
+        self, x: Float[Array, "member row in"]
+    ) -> tuple[Float[Array, "member row out"], Float[Array, "member row out"], Float[Array, "member row"]]:
+        """Mean and log-variance of the standardised target, and the termination logit; member m sees `x[m]`."""
+        y = jax.vmap(lambda net, rows: net(rows))(self.nets, x)
+        out = self.max_logvar.shape[-1]
+        mean, raw, logit = y[..., :out], y[..., out : 2 * out], y[..., -1]
+        top, bottom = self.max_logvar[:, None, :], self.min_logvar[:, None, :]
+        logvar = top - jax.nn.softplus(top - raw)
+        logvar = bottom + jax.nn.softplus(logvar - bottom)
+        return mean, logvar, logit
+
+
+def inputs_targets(
+    t: Transitions, scale: TargetScale
+) -> tuple[Float[Array, "*n in"], Float[Array, "*n out"], Float[Array, "*n"]]:
+    """Network inputs (s, a), standardised targets (s' - s, r), and the termination label as 0/1."""
+    x = jnp.concatenate([t.obs, t.action], axis=-1)
+    y = jnp.concatenate([t.next_obs - t.obs, t.reward[..., None]], axis=-1)
+    lift = (1,) * (y.ndim - 1) + (-1,)
+    y = (y - scale.mean.reshape(lift)) / scale.std.reshape(lift)
+    return x, y, t.terminated.astype(jnp.float32)
+
+
+def gaussian_nll(
+    mean: Float[Array, "*n out"], logvar: Float[Array, "*n out"], y: Float[Array, "*n out"]
+) -> Float[Array, "*n"]:
+    """-log N(y; mean, diag exp(logvar)), summed over outputs (the exact density, constants included)."""
+    return 0.5 * jnp.sum((y - mean) ** 2 * jnp.exp(-logvar) + logvar + LOG_2PI, axis=-1)
+
+
+def member_losses(
+    model: Ensemble, batch: Transitions, scale: TargetScale, learn_termination: bool
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Sum over members of their mean NLL on their own rows ([member, row, ...]) (MerPO, section 3; bounds as in PETS)."""
+    x, y, ended = inputs_targets(batch, scale)
+    mean, logvar, logit = model(x)
+    nll = jnp.mean(gaussian_nll(mean, logvar, y), axis=-1)
+    bounds = 0.01 * jnp.sum(model.max_logvar - model.min_logvar, axis=-1)
+    loss = nll + bounds
+    if learn_termination:
+        # Bernoulli NLL of the label, from the logit
+        loss = loss + jnp.mean(jax.nn.softplus(logit) - ended * logit, axis=-1)
+    return jnp.sum(loss), {"dynamics/nll": jnp.mean(nll)}
+
+
+def proximal_term(model: Ensemble, anchor: Ensemble) -> Float[Array, ""]:
+    """||phi_n - phi_m||^2 over all members and weights."""
+    squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), model, anchor)
+    return jax.tree.reduce(jnp.add, squares)
+
+
+def holdout_error(
+    model: Ensemble, rows: Transitions, valid: Bool[Array, " row"], scale: TargetScale
+) -> Float[Array, " member"]:
+    """Mean squared error of the standardised prediction per member over the valid hold-out rows."""
+    x, y, _ = inputs_targets(rows, scale)
+    members = model.max_logvar.shape[0]
+    mean, _, _ = model(jnp.broadcast_to(x, (members, *x.shape)))
+    err = jnp.mean((mean - y[None]) ** 2, axis=-1)
+    weight = valid.astype(jnp.float32)[None]
+    return jnp.sum(err * weight, axis=-1) / jnp.maximum(jnp.sum(weight), 1.0)
+
+
+def elite_indices(error: Float[Array, " member"], elites: int) -> Int[Array, " elite"]:
+    """The members with the least hold-out error."""
+    return jnp.argsort(error)[:elites]

@@ -1,0 +1,263 @@
+"""Fitting ensembles: steps on one task, the proximal meta-model over many, adaptation to a new task.
+
+    min_phi_m  mean_n  min_phi_n { E_{D_n}[-log T_phi_n] + eta ||phi_n - phi_m||^2 }
+
+Inner: a few Adam steps on phi_n started from phi_m. Outer, by the envelope theorem (first order, no Hessians):
+phi_m <- phi_m - step 2 eta mean_n (phi_m - phi_n), i.e. phi_m moves a share `meta_rate` towards the mean phi_n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from merpo.data.types import Stacked, TaskData, Transitions
+from merpo.dynamics.ensemble import (
+    DynamicsConfig,
+    Ensemble,
+    TargetScale,
+    elite_indices,
+    holdout_error,
+    member_losses,
+    proximal_term,
+)
+
+
+class Rows(eqx.Module):
+    """Which rows of each task are trained on and which are held out; leading [task] axis on every leaf."""
+
+    boot: Int[Array, "*task member row"]
+    """Bootstrap sample of training rows per member."""
+    train: Int[Array, "*task row"]
+    """Every training row once."""
+    count: Int[Array, "*task"]
+    """Number of training (and bootstrap) rows that are real (the rest is padding)."""
+    held: Int[Array, "*task held"]
+    """Hold-out rows."""
+    held_valid: Bool[Array, "*task held"]
+    """Which of them are real."""
+
+
+class FittedModel(eqx.Module):
+    """One task's ensemble, its elites, and their hold-out error."""
+
+    model: Ensemble
+    elites: Int[Array, "*task elite"]
+    error: Float[Array, "*task member"]
+
+
+def split_rows(tasks: Sequence[TaskData], config: DynamicsConfig, seed: int) -> Rows:
+    """Seeded hold-out by episode (a single-episode log: its last part), and a bootstrap sample per member."""
+    boots, trains, helds = [], [], []
+    for n, task in enumerate(tasks):
+        rng = np.random.default_rng([seed, n, 7])
+        size, episodes = len(task), task.episodes
+        if episodes >= 2:
+            order = rng.permutation(episodes)
+            k = min(max(1, round(config.holdout * episodes)), episodes - 1)
+            mask = np.zeros(size, bool)
+            for e in order[:k]:
+                mask[task.episode_start[e] : task.episode_start[e + 1]] = True
+        else:
+            mask = np.arange(size) >= max(1, int(np.ceil((1 - config.holdout) * size)))
+        train, held = np.flatnonzero(~mask), np.flatnonzero(mask)
+        if len(held) == 0:  # a log of one single row: it is both
+            held = train
+        if len(held) > config.holdout_rows:
+            held = np.sort(rng.choice(held, config.holdout_rows, replace=False))
+        boots.append(train[rng.integers(0, len(train), (config.members, len(train)))])
+        trains.append(train)
+        helds.append(held)
+    longest, widest = max(len(t) for t in trains), max(len(h) for h in helds)
+    boot = np.stack([np.pad(b, ((0, 0), (0, longest - b.shape[1]))) for b in boots])
+    train_rows = np.stack([np.pad(t, (0, longest - len(t))) for t in trains])
+    held_rows = np.stack([np.pad(h, (0, widest - len(h))) for h in helds])
+    valid = np.stack([np.arange(widest) < len(h) for h in helds])
+    return Rows(
+        jnp.asarray(boot, jnp.int32),
+        jnp.asarray(train_rows, jnp.int32),
+        jnp.asarray([len(t) for t in trains], jnp.int32),
+        jnp.asarray(held_rows, jnp.int32),
+        jnp.asarray(valid),
+    )
+
+
+def take(t: Transitions, index: Int[Array, "*n"]) -> Transitions:
+    """Rows `index` of one task's transitions."""
+    return jax.tree.map(lambda x: x[index], t)
+
+
+def optimiser(config: DynamicsConfig) -> optax.GradientTransformation:
+    """Adam with a global gradient clip: a fresh member's first NLL gradients can be huge."""
+    return optax.chain(optax.clip_by_global_norm(100.0), optax.adam(config.learning_rate))
+
+
+def model_loss(
+    model: Ensemble,
+    anchor: Ensemble,
+    batch: Transitions,
+    scale: TargetScale,
+    eta: float,
+    learn_termination: bool,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The inner objective of one task: NLL + eta ||phi_n - phi_m||^2 (MerPO, section 3)."""
+    loss, metrics = member_losses(model, batch, scale, learn_termination)
+    if eta > 0.0:
+        loss = loss + eta * proximal_term(model, anchor)
+    return loss, metrics
+
+
+def fit_steps(
+    model: Ensemble,
+    opt_state: optax.OptState,
+    anchor: Ensemble,
+    data: Transitions,
+    rows: Rows,
+    scale: TargetScale,
+    key: PRNGKeyArray,
+    steps: int,
+    config: DynamicsConfig,
+    learn_termination: bool,
+) -> tuple[Ensemble, optax.OptState, Float[Array, ""]]:
+    """`steps` Adam steps on one task's inner objective; every member draws from its own bootstrap sample."""
+    opt = optimiser(config)
+
+    def step(carry, k):
+        model, opt_state = carry
+        draw = jax.random.randint(k, (config.members, config.batch), 0, rows.count)
+        index = jnp.take_along_axis(rows.boot, draw, axis=1)
+        grads, metrics = jax.grad(model_loss, has_aux=True)(
+            model, anchor, take(data, index), scale, config.eta, learn_termination
+        )
+        updates, opt_state = opt.update(grads, opt_state)
+        return (optax.apply_updates(model, updates), opt_state), metrics["dynamics/nll"]
+
+    (model, opt_state), nll = jax.lax.scan(step, (model, opt_state), jax.random.split(key, steps))
+    return model, opt_state, jnp.mean(nll)
+
+
+def meta_iteration(
+    meta: Ensemble,
+    stacked: Stacked,
+    rows: Rows,
+    scale: TargetScale,
+    key: PRNGKeyArray,
+    rate: Float[Array, ""],
+    config: DynamicsConfig,
+    learn_termination: bool,
+    tasks_per_iteration: int,
+) -> tuple[Ensemble, Float[Array, ""]]:
+    """One outer iteration on a random subset of tasks: inner steps from phi_m, then phi_m towards their mean."""
+    choose, inner = jax.random.split(key)
+    n = rows.count.shape[0]
+    picked = jax.random.permutation(choose, n)[:tasks_per_iteration]
+
+    def one(args):
+        i, k = args
+        data = jax.tree.map(lambda x: x[i], stacked.transitions)
+        own = jax.tree.map(lambda x: x[i], rows)
+        phi, _, nll = fit_steps(
+            meta, optimiser(config).init(meta), meta, data, own, scale, k, config.inner_steps, config,
+            learn_termination,
+        )  # fmt: skip
+        return phi, nll
+
+    phis, nll = jax.lax.map(one, (picked, jax.random.split(inner, tasks_per_iteration)))
+    meta = jax.tree.map(lambda m, p: m - rate * (m - jnp.mean(p, axis=0)), meta, phis)
+    return meta, jnp.mean(nll)
+
+
+@partial(jax.jit, static_argnames=("config", "learn_termination", "iterations", "tasks_per_iteration"))
+def meta_chunk(
+    meta: Ensemble,
+    stacked: Stacked,
+    rows: Rows,
+    scale: TargetScale,
+    key: PRNGKeyArray,
+    start: Int[Array, ""],
+    *,
+    config: DynamicsConfig,
+    learn_termination: bool,
+    iterations: int,
+    tasks_per_iteration: int,
+) -> tuple[Ensemble, Float[Array, " iteration"]]:
+    """`iterations` outer iterations in one compiled call, beginning with number `start` (for the rate's decay)."""
+
+    def body(meta, i):
+        done = (start + i).astype(jnp.float32) / max(config.meta_iterations, 1)
+        rate = config.meta_rate * jnp.maximum(1.0 - done, 0.1)
+        return meta_iteration(
+            meta, stacked, rows, scale, jax.random.fold_in(key, start + i), rate, config, learn_termination,
+            tasks_per_iteration,
+        )  # fmt: skip
+
+    return jax.lax.scan(body, meta, jnp.arange(iterations))
+
+
+def adapt_one(
+    start: Ensemble,
+    anchor: Ensemble,
+    data: Transitions,
+    rows: Rows,
+    scale: TargetScale,
+    key: PRNGKeyArray,
+    config: DynamicsConfig,
+    learn_termination: bool,
+) -> tuple[FittedModel, Float[Array, " checks_plus_1"]]:
+    """Fit one task from `start`, keeping for every member the parameters that were best on the hold-out.
+
+    Returns the fitted model and the curve of the ensemble's mean hold-out error at steps 0, check_every, ...
+    """
+    held = take(data, rows.held)
+
+    def keep(best, best_error, model, error):
+        better = error < best_error
+
+        def pick(new, old):
+            return jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(pick, model, best), jnp.minimum(error, best_error)
+
+    def body(carry, k):
+        model, opt_state, best, best_error = carry
+        model, opt_state, _ = fit_steps(
+            model, opt_state, anchor, data, rows, scale, k, config.check_every, config, learn_termination
+        )
+        error = holdout_error(model, held, rows.held_valid, scale)
+        best, best_error = keep(best, best_error, model, error)
+        return (model, opt_state, best, best_error), jnp.mean(error)
+
+    first = holdout_error(start, held, rows.held_valid, scale)
+    checks = config.adapt_steps // config.check_every
+    carry = (start, optimiser(config).init(start), start, first)
+    (_, _, best, error), curve = jax.lax.scan(body, carry, jax.random.split(key, checks))
+    fitted = FittedModel(best, elite_indices(error, config.elites), error)
+    return fitted, jnp.concatenate([jnp.mean(first)[None], curve])
+
+
+@partial(jax.jit, static_argnames=("config", "learn_termination"))
+def adapt_models(
+    meta: Ensemble,
+    stacked: Stacked,
+    rows: Rows,
+    scale: TargetScale,
+    key: PRNGKeyArray,
+    *,
+    config: DynamicsConfig,
+    learn_termination: bool,
+) -> tuple[FittedModel, Float[Array, "task checks_plus_1"]]:
+    """`adapt_one` from phi_m for every task of the stack."""
+
+    def one(args):
+        data, own, k = args
+        return adapt_one(meta, meta, data, own, scale, k, config, learn_termination)
+
+    keys = jax.random.split(key, rows.count.shape[0])
+    return jax.lax.map(one, (stacked.transitions, rows, keys))

@@ -1,0 +1,98 @@
+"""Imagination: short rollouts of a policy in a task's ensemble, stopped at termination, kept in a ring buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from merpo.data.types import Transitions
+from merpo.dynamics.ensemble import Ensemble, TargetScale
+from merpo.dynamics.fit import FittedModel
+from merpo.dynamics.termination import Termination
+
+Act = Callable[[Float[Array, "*n obs"], PRNGKeyArray], Float[Array, "*n act"]]
+
+
+def predict(
+    model: Ensemble,
+    scale: TargetScale,
+    obs: Float[Array, "member row obs"],
+    action: Float[Array, "member row act"],
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, "member row obs"], Float[Array, "member row"], Float[Array, "member row"]]:
+    """A sample of (s', r) and the termination logit; group m of rows goes through member m alone."""
+    mean, logvar, logit = model(jnp.concatenate([obs, action], axis=-1))
+    draw = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
+    draw = draw * scale.std[None, None] + scale.mean[None, None]
+    # Far from the data a Gaussian network can leave every plausible range; the widened logged range holds it.
+    next_obs = jnp.clip(obs + draw[..., :-1], scale.obs_low[None, None], scale.obs_high[None, None])
+    return next_obs, draw[..., -1], logit
+
+
+def imagine(
+    fitted: FittedModel,
+    scale: TargetScale,
+    act: Act,
+    start: Float[Array, "row obs"],
+    key: PRNGKeyArray,
+    length: int,
+    termination: Termination,
+) -> tuple[Transitions, Bool[Array, " step_x_row"]]:
+    """Roll `length` steps from every start row; each row keeps to one elite (rows are dealt evenly among them).
+
+    Returns flat transitions [length * rows] and which of them are real: rows after an imagined termination are not.
+    The number of rows must be a multiple of the number of elites.
+    """
+    elites = fitted.elites.shape[0]
+    model = jax.tree.map(lambda x: x[fitted.elites], fitted.model)
+    rows, obs_dim = start.shape
+    grouped = start.reshape(elites, rows // elites, obs_dim)
+
+    def step(carry, k):
+        obs, alive = carry
+        k_act, k_model, k_end = jax.random.split(k, 3)
+        action = act(obs, k_act)
+        next_obs, reward, logit = predict(model, scale, obs, action, k_model)
+        ended = termination(next_obs, logit, k_end)
+        out = Transitions(obs, action, reward, next_obs, ended, jnp.zeros_like(ended))
+        return (next_obs, alive & ~ended), (out, alive)
+
+    alive = jnp.ones((elites, rows // elites), bool)
+    _, (out, valid) = jax.lax.scan(step, (grouped, alive), jax.random.split(key, length))
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), out)
+    return flat, valid.reshape(-1)
+
+
+class Ring(eqx.Module):
+    """A fixed-size buffer of imagined transitions; the oldest are overwritten first."""
+
+    rows: Transitions
+    position: Int[Array, ""]
+    size: Int[Array, ""]
+
+    @staticmethod
+    def empty(capacity: int, obs_dim: int, act_dim: int) -> Ring:
+        """No rows yet."""
+        one, flag = jnp.zeros((capacity,), jnp.float32), jnp.zeros((capacity,), bool)
+        obs = jnp.zeros((capacity, obs_dim), jnp.float32)
+        rows = Transitions(obs, jnp.zeros((capacity, act_dim), jnp.float32), one, obs, flag, flag)
+        return Ring(rows, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+    def add(self, new: Transitions, valid: Bool[Array, " row"]) -> Ring:
+        """Write the valid rows one after another (wrapping round); invalid ones leave no gap."""
+        capacity = self.rows.reward.shape[0]
+        rank = jnp.cumsum(valid.astype(jnp.int32)) - 1
+        # row `capacity` does not exist: writes there are dropped
+        slot = jnp.where(valid, (self.position + rank) % capacity, capacity)
+        count = rank[-1] + 1
+        rows = jax.tree.map(lambda old, x: old.at[slot].set(x, mode="drop"), self.rows, new)
+        return Ring(rows, (self.position + count) % capacity, jnp.minimum(self.size + count, capacity))
+
+    def sample(self, key: PRNGKeyArray, batch: int) -> Transitions:
+        """`batch` rows drawn uniformly from those written so far (at least one must be)."""
+        index = jax.random.randint(key, (batch,), 0, self.size)
+        return jax.tree.map(lambda x: x[index], self.rows)
