@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from merpo.tasks.analytic import greedy_act
 from merpo.tasks.behaviour import behaviour_act, expert_act, select_checkpoints, shipped, train_behaviour
 from merpo.tasks.collect import generate, reference_returns
 from merpo.tasks.family import QUALITIES, Act, Family, JaxPolicy, Rollout, Simulator
@@ -35,6 +36,7 @@ __all__ = [
     "families",
     "generate",
     "get_family",
+    "greedy_act",
     "reference_returns",
     "select_checkpoints",
     "shipped",

@@ -60,9 +60,7 @@ def bias_direction(task: int) -> Float[np.ndarray, " 2"]:
     return np.array([np.cos(angle), np.sin(angle)])
 
 
-def degraded_act(
-    family: Family, task_ids: Sequence[int], episodes: int, seed: int, skills: Sequence[float]
-) -> Act:
+def degraded_act(family: Family, task_ids: Sequence[int], episodes: int, seed: int, skills: Sequence[float]) -> Act:
     """Stochastic behaviour: episode e has skill `skills[e % len(skills)]`; draws keyed by (seed, task, e)."""
     goal, wind = _rows(family, task_ids)
     skill = np.asarray([skills[e % len(skills)] for e in range(episodes)])

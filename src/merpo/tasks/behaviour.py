@@ -7,7 +7,6 @@ environment steps, deterministic return per task) and which of them each quality
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from merpo.errors import ConfigError, StorageError
 from merpo.tasks.analytic import MEDIUM_SKILL, MIXED_SKILLS, degraded_act, greedy_act, is_analytic
@@ -22,8 +22,7 @@ from merpo.tasks.family import Act, Family
 from merpo.tasks.names import check_quality, get_family
 from merpo.tasks.policies import (
     Policy,
-    distribution,
-    inputs,
+    dealt_act,
     load_policy,
     mode_act,
     read_json,
@@ -39,6 +38,8 @@ MEDIUM_SHARE = 0.45
 """Share of the expert's return, task by task, that the `medium` checkpoint comes nearest to."""
 MIXED_COUNT = 8
 """Number of successive checkpoints in the `mixed` quality."""
+POOL_COUNT = 16
+"""Number of checkpoints that ship at most."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,15 @@ class Shipped:
     """The checkpoints that ship with a family."""
 
     checkpoints: tuple[dict[str, Any], ...]
-    """Per checkpoint: `file`, `updates`, `env_steps`, `returns` per task, `mean_return`."""
-    qualities: dict[str, list[str]]
-    """Files that `medium`, `expert` and `mixed` use, the latter from poor to expert."""
+    """Per checkpoint, in order of training: `file`, `updates`, `env_steps`, `returns` per task, `mean_return`."""
+    qualities: dict[str, list[list[int]]]
+    """Per quality (`medium`, `expert`, `mixed`) and task: the checkpoints it uses, `mixed` from poor to expert."""
     folder: Path
     """Where the files are."""
 
-    def policies(self, quality: str) -> tuple[Policy, ...]:
-        """The policies of a quality."""
-        return tuple(load_policy(self.folder / file) for file in self.qualities[quality])
+    def policy(self, checkpoint: int) -> Policy:
+        """The policy of one checkpoint."""
+        return load_policy(self.folder / self.checkpoints[checkpoint]["file"])
 
 
 @cache
@@ -75,7 +76,9 @@ def expert_act(family: Family, task_ids: Sequence[int]) -> Act:
     """The family's deterministic expert, which knows the true tasks; the 1 of a normalised score."""
     if is_analytic(family):
         return greedy_act(family, task_ids)
-    return mode_act(family, shipped(family.name).policies("expert")[0], task_ids)
+    kept = shipped(family.name)
+    # one expert for all tasks: it sees which task it is in
+    return mode_act(family, kept.policy(kept.qualities["expert"][0][0]), task_ids)
 
 
 def behaviour_act(family: Family, quality: str, task_ids: Sequence[int], episodes: int, seed: int) -> Act:
@@ -89,7 +92,7 @@ def behaviour_act(family: Family, quality: str, task_ids: Sequence[int], episode
         return degraded_act(family, task_ids, episodes, seed, skills[quality])
     if quality == "random":
         return uniform_act(family, task_ids, episodes, seed)
-    return _sampled_act(family, shipped(family.name).policies(quality), task_ids, episodes, seed)
+    return _shipped_act(family, quality, task_ids, episodes, seed)
 
 
 def uniform_act(family: Family, task_ids: Sequence[int], episodes: int, seed: int) -> Act:
@@ -109,52 +112,43 @@ def uniform_act(family: Family, task_ids: Sequence[int], episodes: int, seed: in
     return act
 
 
-def _sampled_act(
-    family: Family, policies: Sequence[Policy], task_ids: Sequence[int], episodes: int, seed: int
-) -> Act:
-    """Sampled actions; episode e follows checkpoint `e % len(policies)`."""
+def _shipped_act(family: Family, quality: str, task_ids: Sequence[int], episodes: int, seed: int) -> Act:
+    """Sampled actions of the shipped checkpoints; episode e of a task follows the quality's e-th, in turn."""
+    kept = shipped(family.name)
+    dealt = [kept.qualities[quality][t] for t in task_ids]
+    used = sorted({c for row in dealt for c in row})
+    which = np.asarray([[used.index(row[e % len(row)]) for e in range(episodes)] for row in dealt])
     shape = (family.horizon, family.act_dim)
-    noise = np.stack(
-        [
-            [
-                np.random.default_rng([seed, int(t), e, 2]).standard_normal(shape, np.float32)
-                for e in range(episodes)
-            ]
-            for t in task_ids
-        ]
-    )
-
-    def act(obs: np.ndarray, step: int) -> np.ndarray:
-        action = np.zeros((*obs.shape[:2], family.act_dim), np.float32)
-        for k, policy in enumerate(policies):
-            part = slice(k, None, len(policies))
-            if obs[:, part].size:
-                mean, std = distribution(policy.actor, inputs(family, policy, task_ids, obs[:, part]))
-                action[:, part] = np.tanh(mean + std * noise[:, part, step])
-        return action
-
-    return act
+    noise = np.zeros((len(task_ids), episodes, *shape), np.float32)
+    for i, task in enumerate(task_ids):
+        for e in range(episodes):
+            noise[i, e] = np.random.default_rng([seed, int(task), e, 2]).standard_normal(shape, np.float32)
+    return dealt_act(family, [kept.policy(c) for c in used], which, task_ids, noise)
 
 
-def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> dict[str, list[str]]:
-    """Pick `medium`, `expert`, `mixed` from a training run's checkpoints; write weights and index to `dest`.
+def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> dict[str, list[list[int]]]:
+    """Pick the checkpoints of `medium`, `expert`, `mixed` from a training run; write weights and index to `dest`.
 
-    expert: the best mean deterministic return. medium: every task nearest to 45 % of the expert's return.
-    mixed: 8 checkpoints in order of training whose mean returns come nearest to evenly spaced shares of the
-    expert's, 5 % to 100 %. `dest` defaults to the folder of the shipped weights of the run's family; files of
-    an earlier selection are removed from it. Returns the files per quality.
+    A pool of 16 checkpoints is taken first: the one with the best mean deterministic return, and those before
+    it whose mean returns come nearest to evenly spaced shares of the best, 5 % to 100 %. From the pool:
+    `expert` is the best for all tasks; `medium` is, task by task, the one nearest to 45 % of the expert's
+    return on that task; `mixed` is, task by task, 8 checkpoints in order of training nearest to evenly spaced
+    shares of that return.
 
-    Raises StorageError if the run holds no complete checkpoint, ConfigError if it holds fewer than 8.
+    `dest` defaults to the folder of the weights shipped with the run's family; the files of an earlier
+    selection are removed from it. Returns the index's `qualities`. Raises StorageError if the run holds no
+    complete checkpoint, ConfigError if it holds fewer than 8 up to the best.
     """
     folder = Path(run_dir)
-    records = []
-    for path in sorted(folder.glob("ckpt-*.json")):
-        if path.with_suffix(".safetensors").exists():
-            records.append(read_json(path) | {"stem": path.stem})
+    records = [
+        read_json(path) | {"file": path.with_suffix(".safetensors").name}
+        for path in sorted(folder.glob("ckpt-*.json"))
+        if path.with_suffix(".safetensors").exists()
+    ]
     if not records:
         raise StorageError(
-            f"run_dir={str(run_dir)!r}: expected checkpoints ckpt-*.json with .safetensors beside them."
-            " Give the folder that train_behaviour wrote to."
+            f"run_dir={str(run_dir)!r}: expected ckpt-*.json with .safetensors beside them. Give the folder that"
+            " train_behaviour wrote to."
         )
     family = get_family(records[0]["family"])
     best = max(records, key=lambda r: r["mean_return"])
@@ -164,53 +158,54 @@ def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> d
             f"run_dir={str(run_dir)!r}: expected at least {MIXED_COUNT} checkpoints up to the best one, found"
             f" {len(rising)}. Train longer, or save more often."
         )
-    goal = np.asarray(best["returns"])
-    medium = min(rising, key=lambda r: float(np.abs(np.asarray(r["returns"]) / goal - MEDIUM_SHARE).max()))
-    mixed = _spread(rising, best)
+    shares = np.asarray([r["mean_return"] for r in rising]) / best["mean_return"]
+    pool = [rising[i] for i in spread(shares, min(POOL_COUNT, len(rising)))]
+    returns = np.asarray([r["returns"] for r in pool])
+    last = len(pool) - 1
+    medium, mixed = [], []
+    for share in (returns / returns[last]).T:
+        medium.append([int(np.argmin(np.abs(share - MEDIUM_SHARE)))])
+        mixed.append(spread(share, MIXED_COUNT))
+    qualities = {"medium": medium, "expert": [[last]] * family.num_tasks, "mixed": mixed}
+
     target = Path(dest) if dest is not None else WEIGHTS / family.name
     target.mkdir(parents=True, exist_ok=True)
-
-    chosen = sorted({r["stem"]: r for r in (*mixed, medium, best)}.values(), key=lambda r: r["updates"])
-    names = {r["stem"]: f"{r['stem']}.safetensors" for r in chosen}
-    for r in chosen:
-        save_policy(target / names[r["stem"]], load_policy(folder / f"{r['stem']}.safetensors"))
-    kept = ("updates", "env_steps", "returns", "mean_return")
-    qualities = {
-        "medium": [names[medium["stem"]]],
-        "expert": [names[best["stem"]]],
-        "mixed": [names[r["stem"]] for r in mixed],
-    }
+    for r in pool:
+        save_policy(target / r["file"], load_policy(folder / r["file"]))
+    kept = ("file", "updates", "env_steps", "returns", "mean_return")
     index = {
         "family": family.name,
         "version": family.version,
         "seed": best["seed"],
         "config": best["config"],
-        "checkpoints": [{"file": names[r["stem"]], **{k: r[k] for k in kept}} for r in chosen],
+        "checkpoints": [{k: r[k] for k in kept} for r in pool],
         "qualities": qualities,
     }
-    # the index last: until it is there, an interrupted selection still reads as the one before
     write_json(target / "index.json", index)
+    # only now: until the new index is in place the old one may still be read
     for path in target.glob("ckpt-*.safetensors"):
-        if path.name not in names.values():
-            os.remove(path)
+        if path.name not in {r["file"] for r in pool}:
+            path.unlink()
     shipped.cache_clear()
     return qualities
 
 
-def _spread(records: list[dict[str, Any]], best: dict[str, Any]) -> list[dict[str, Any]]:
-    """MIXED_COUNT records in order of training, nearest to evenly spaced returns, by dynamic programming."""
-    shares = np.linspace(0.05, 1.0, MIXED_COUNT)
-    value = np.asarray([r["mean_return"] for r in records]) / best["mean_return"]
-    cost = np.abs(value[:, None] - shares[None])
-    cost[-1, :-1] = cost[:-1, -1] = np.inf  # the expert, last in the list, is the last of the mixture
+def spread(shares: Float[np.ndarray, " n"], count: int) -> list[int]:
+    """`count` increasing indices, the last n - 1, whose shares come nearest to evenly spaced ones, 5 % to 100 %.
+
+    Least sum of absolute differences, by dynamic programming over (target, index).
+    """
+    goal = np.linspace(0.05, 1.0, count)
+    cost = np.abs(np.asarray(shares, np.float64)[:, None] - goal[None])
+    cost[-1, :-1] = cost[:-1, -1] = np.inf  # the expert ends the list and is used nowhere else
     total = np.full(cost.shape, np.inf)
     origin = np.zeros(cost.shape, int)
     total[:, 0] = cost[:, 0]
-    for j in range(1, MIXED_COUNT):
-        for i in range(j, len(records)):
+    for j in range(1, count):
+        for i in range(j, len(cost)):
             origin[i, j] = int(np.argmin(total[:i, j - 1]))
             total[i, j] = cost[i, j] + total[origin[i, j], j - 1]
-    picked = [len(records) - 1]
-    for j in range(MIXED_COUNT - 1, 0, -1):
+    picked = [len(cost) - 1]
+    for j in range(count - 1, 0, -1):
         picked.append(int(origin[picked[-1], j]))
-    return [records[i] for i in reversed(picked)]
+    return picked[::-1]

@@ -44,8 +44,7 @@ def _row(family: Family, task: int | None, given: Any, name: str) -> int:
         return 0
     if not 0 <= int(task) < family.num_tasks:
         raise ConfigError(
-            f"task={task!r}: expected a task number in [0, {family.num_tasks}) of {family.name!r}. Choose"
-            " another."
+            f"task={task!r}: expected a task number in [0, {family.num_tasks}) of {family.name!r}. Choose another."
         )
     return int(task)
 
@@ -74,9 +73,7 @@ class _SimulatorEnv(gym.Env[np.ndarray, np.ndarray]):
     def _extra_at_reset(self) -> np.ndarray:
         return np.zeros(1)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, Info]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, Info]:
         """A fresh initial state from the environment's generator, or the one in `options["state"]`."""
         super().reset(seed=seed)
         self.state = self.simulator.initial(int(self.np_random.integers(2**31)), self.row, 0)
@@ -135,9 +132,7 @@ class HalfCheetahFwdBackEnv(_SimulatorEnv):
         row = _row(HALF_CHEETAH_FWD_BACK, task, direction, "direction")
         if direction is not None:
             if direction not in (-1.0, 1.0):
-                raise ConfigError(
-                    f"direction={direction!r}: expected -1.0 (backward) or 1.0 (forward). Give either."
-                )
+                raise ConfigError(f"direction={direction!r}: expected -1.0 (backward) or 1.0 (forward). Give either.")
             row = int(direction > 0)
         super().__init__(HALF_CHEETAH_FWD_BACK, CheetahSimulator(), row)
 

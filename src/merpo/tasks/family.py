@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -24,6 +24,7 @@ QUALITIES = ("random", "medium", "expert", "mixed")
 """The behaviour qualities that every family can be collected with."""
 
 
+@runtime_checkable
 class Simulator(Protocol):
     """Batched physics. A state is float64, so that no precision is lost between steps."""
 
@@ -197,9 +198,7 @@ class Family:
         for t in range(self.horizon):
             seen = self.simulator.observe(state)
             a = checked_action(act(seen, t), (*lead, self.act_dim))
-            flat, r, ended, _ = self.simulator.step(
-                rows, state.reshape(len(rows), -1), a.reshape(len(rows), -1)
-            )
+            flat, r, ended, _ = self.simulator.step(rows, state.reshape(len(rows), -1), a.reshape(len(rows), -1))
             state = flat.reshape(state.shape)
             obs[alive, t], action[alive, t] = seen[alive], a[alive]
             reward[alive, t] = r.reshape(lead)[alive]

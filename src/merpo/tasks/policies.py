@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -63,6 +63,39 @@ def mode_act(family: Family, policy: Policy, task_ids: Sequence[int]) -> Act:
     return act
 
 
+@jax.jit
+def _choose(
+    actors: Actor, which: Int[Array, "task episode"], x: Float[Array, "task episode input"]
+) -> tuple[Array, Array]:
+    # every actor on every row and then a choice: one compiled shape however the rows are dealt out
+    dist = jax.vmap(lambda actor: actor(x))(actors)
+    index = which[None, :, :, None]
+    mean, log_std = (jnp.take_along_axis(v, index, axis=0)[0] for v in (dist.mean, dist.log_std))
+    return mean, jnp.exp(log_std)
+
+
+def dealt_act(
+    family: Family,
+    policies: Sequence[Policy],
+    which: Int[np.ndarray, "task episode"],
+    task_ids: Sequence[int],
+    noise: Float[np.ndarray, "task episode step act"],
+) -> Act:
+    """Sampled actions `tanh(mean + std noise)`; episode e of a task follows `policies[which[task, e]]`.
+
+    The policies share one network shape and one input scaling, as the checkpoints of one training run do.
+    """
+    actors = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *(p.actor for p in policies))
+    index = jnp.asarray(which, jnp.int32)
+
+    def act(obs: np.ndarray, step: int) -> np.ndarray:
+        x = inputs(family, policies[0], task_ids, obs)
+        mean, std = _choose(actors, index, jnp.asarray(x, jnp.float32))
+        return np.tanh(np.asarray(mean) + np.asarray(std) * noise[:, :, step])
+
+    return act
+
+
 def _named(tree: Any) -> dict[str, Any]:
     paths, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
@@ -82,8 +115,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise StorageError(
-            f"path={str(path)!r}: expected a readable safetensors file ({error}). Check the path, or write"
-            " it anew."
+            f"path={str(path)!r}: expected a readable safetensors file ({error}). Check the path, or write it anew."
         ) from error
 
 
@@ -120,11 +152,9 @@ def load_policy(path: Path) -> Policy:
         raise StorageError(
             f"path={str(path)!r}: expected a behaviour policy, but its header lacks {error}. Check the path."
         ) from error
-    actor = eqx.filter_eval_shape(
-        lambda: Actor(n_in, n_out // 2, hidden, jax.random.key(0), activation=activation)
-    )
-    scale = jax.ShapeDtypeStruct(arrays[".scale"].shape if ".scale" in arrays else (0,), jnp.float32)
-    return load_tree(path, Policy(actor, scale))
+    actor = eqx.filter_eval_shape(lambda: Actor(n_in, n_out // 2, hidden, jax.random.key(0), activation=activation))
+    scale = np.zeros_like(arrays.get(".scale", np.zeros(0, np.float32)))
+    return load_tree(path, Policy(actor, jnp.asarray(scale)))
 
 
 def write_json(path: Path, content: Any) -> None:

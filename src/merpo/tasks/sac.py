@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -74,8 +75,7 @@ class SACConfig:
             )
         if self.updates % self.actor_every:
             raise ConfigError(
-                f"updates={self.updates!r}: expected a multiple of actor_every={self.actor_every!r}. Round"
-                " it up."
+                f"updates={self.updates!r}: expected a multiple of actor_every={self.actor_every!r}. Round it up."
             )
 
 
@@ -132,9 +132,7 @@ def insert(replay: Replay, rows: dict[str, Array]) -> Replay:
         ring = getattr(replay, name)
         start = (replay.head, *(jnp.zeros((), jnp.int32) for _ in range(ring.ndim - 1)))
         written[name] = jax.lax.dynamic_update_slice(ring, value.astype(ring.dtype), start)
-    return Replay(
-        **written, head=(replay.head + n) % slots, filled=jnp.minimum(replay.filled + n, jnp.int32(slots))
-    )
+    return Replay(**written, head=(replay.head + n) % slots, filled=jnp.minimum(replay.filled + n, jnp.int32(slots)))
 
 
 def optimiser(config: SACConfig, total: int) -> optax.GradientTransformation:
@@ -162,6 +160,12 @@ def init(config: SACConfig, input_dim: int, act_dim: int, total: int, key: PRNGK
         alpha_opt=slow.init(log_alpha),
         step=jnp.zeros((), jnp.int32),
     )
+
+
+def _update(opt: optax.GradientTransformation, grads: Any, opt_state: optax.OptState) -> tuple[Any, optax.OptState]:
+    # optax multiplies integer counts with floats, which strict dtype promotion would refuse
+    with jax.numpy_dtype_promotion("standard"):
+        return opt.update(grads, opt_state)
 
 
 class Batch(eqx.Module):
@@ -263,16 +267,12 @@ def make_chunk(
     entropy = config.entropy_per_action
     draw = partial(sample, config, reward, reward_scale, relabel, tasks, scale)
 
-    def critic_update(
-        state: State, replay: Replay, key: PRNGKeyArray
-    ) -> tuple[State, Batch, dict[str, Array]]:
+    def critic_update(state: State, replay: Replay, key: PRNGKeyArray) -> tuple[State, Batch, dict[str, Array]]:
         kb, kc = jax.random.split(key)
         batch = draw(replay, kb)
         alpha = jnp.exp(state.log_alpha)
-        grads, metrics = jax.grad(critic_loss, has_aux=True)(
-            state.critic, state.target, state.actor, alpha, batch, kc
-        )
-        delta, critic_opt = opt.update(grads, state.critic_opt)
+        grads, metrics = jax.grad(critic_loss, has_aux=True)(state.critic, state.target, state.actor, alpha, batch, kc)
+        delta, critic_opt = _update(opt, grads, state.critic_opt)
         critic = optax.apply_updates(state.critic, delta)
         target = optax.incremental_update(critic, state.target, config.tau)
         state = eqx.tree_at(
@@ -285,11 +285,11 @@ def make_chunk(
     def actor_update(state: State, batch: Batch, key: PRNGKeyArray) -> tuple[State, dict[str, Array]]:
         alpha = jnp.exp(state.log_alpha)
         grads, log_prob = jax.grad(actor_loss, has_aux=True)(state.actor, state.critic, alpha, batch.x, key)
-        delta, actor_opt = slow.update(grads, state.actor_opt)
+        delta, actor_opt = _update(slow, grads, state.actor_opt)
         actor = optax.apply_updates(state.actor, delta)
         # d/d log_alpha of alpha (-log pi - target entropy), without alpha's factor (Adam undoes it)
         slope = -log_prob - entropy * batch.action.shape[-1]
-        delta_alpha, alpha_opt = slow.update(slope, state.alpha_opt)
+        delta_alpha, alpha_opt = _update(slow, slope, state.alpha_opt)
         log_alpha = state.log_alpha + delta_alpha
         state = eqx.tree_at(
             lambda s: (s.actor, s.actor_opt, s.log_alpha, s.alpha_opt),

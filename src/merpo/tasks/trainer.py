@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,7 +126,7 @@ def train_behaviour(
     scale = jnp.asarray(family.obs_scale, jnp.float32)
     key = jax.random.key(seed)
     key, k_init = jax.random.split(key)
-    state = sac.init(config, family.obs_dim + tasks.shape[1], family.act_dim, updates, k_init)
+    state = eqx.filter_jit(sac.init)(config, family.obs_dim + tasks.shape[1], family.act_dim, updates, k_init)
     if resume:
         state = load_tree(folder / "learner.safetensors", state)
         key = jax.random.fold_in(key, int(state.step))

@@ -1,0 +1,167 @@
+"""Collection: complete task sets, the same bytes for the same arguments, qualities that are what they say."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from merpo.errors import ConfigError, StorageError, UnknownNameError
+from merpo.tasks import behaviour_act, generate, get_family, shipped
+from merpo.tasks.behaviour import Shipped
+from merpo.tasks.policies import load_policy
+
+FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+
+DIGEST = """
+import hashlib, sys
+from merpo.tasks import generate
+def digest(data):
+    h = hashlib.sha256()
+    for task in data:
+        for f in ("obs", "action", "reward", "next_obs", "terminated", "truncated"):
+            h.update(getattr(task.transitions, f).tobytes())
+    return h.hexdigest()
+"""
+
+
+def digest(data):
+    scope = {}
+    exec(DIGEST, scope)
+    return scope["digest"](data)
+
+
+def test_the_same_bytes_in_another_process():
+    calls = ('"point-robot-goal", "mixed", 9, 5, 3', '"half-cheetah-fwd-back", "mixed", 8, 5, 1')
+    code = DIGEST + "".join(f"print(digest(generate({c})))\n" for c in calls)
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    here = [
+        digest(generate("point-robot-goal", "mixed", 9, 5, 3)),
+        digest(generate("half-cheetah-fwd-back", "mixed", 8, 5, 1)),
+    ]
+    assert done.stdout.split() == here
+    assert digest(generate("point-robot-goal", "mixed", 9, 6, 3)) != here[0]
+
+
+@pytest.mark.parametrize("name", ["point-robot-wind", "point-robot-goal", "half-cheetah-fwd-back"])
+def test_a_task_set_is_complete(name):
+    family = get_family(name)
+    data = generate(family, "medium", episodes=2, seed=3, test_episodes=1)
+    assert data.info == family.info("medium", 3)
+    assert (data.info.family, data.info.quality, data.info.seed) == (name, "medium", 3)
+    assert len(data.train) == len(family.train_ids)
+    assert len(data.test) == len(family.test_ids)
+    assert len({t.name for t in data}) == len(data)
+    for task in data:
+        episodes = 2 if task.split == "train" else 1
+        n = episodes * family.horizon
+        x = task.transitions
+        assert x.obs.shape == x.next_obs.shape == (n, family.obs_dim)
+        assert x.action.shape == (n, family.act_dim)
+        assert x.obs.dtype == x.action.dtype == x.reward.dtype == np.float32
+        assert x.terminated.dtype == x.truncated.dtype == bool
+        assert not x.terminated.any()
+        np.testing.assert_array_equal(np.flatnonzero(x.truncated) + 1, task.episode_start[1:])
+        np.testing.assert_array_equal(task.episode_start, np.arange(episodes + 1) * family.horizon)
+        assert np.abs(x.action).max() <= 1.0
+        assert set(task.reference) == {"random", "expert"}
+        assert task.reference["expert"] > task.reference["random"]
+        for value in task.parameters.values():
+            assert type(value) in (float, list)
+
+
+def test_splits_of_a_two_task_family_are_logged_apart():
+    data = generate("half-cheetah-fwd-back", "random", episodes=1, seed=0)
+    assert [t.name for t in data] == ["task-000-train", "task-001-train", "task-000-test", "task-001-test"]
+    train, test = data.train[0].transitions, data.test[0].transitions
+    assert not np.array_equal(train.obs[0], test.obs[0])
+    assert not np.array_equal(train.action, test.action)
+
+
+def score(data):
+    """Normalised return, 0 random and 1 expert, per task."""
+    mean = np.array([t.returns().mean() for t in data])
+    low, high = (np.array([t.reference[k] for t in data]) for k in ("random", "expert"))
+    return (mean - low) / (high - low)
+
+
+@pytest.mark.parametrize("name", ["point-robot-wind", "point-robot-goal", "half-cheetah-fwd-back"])
+def test_qualities_are_what_they_say(name):
+    bands = {"random": (-0.06, 0.06), "medium": (0.3, 0.62), "mixed": (0.35, 0.75), "expert": (0.9, 1.02)}
+    for quality, (low, high) in bands.items():
+        data = generate(name, quality, episodes=8, seed=1)
+        assert low < score(data).mean() < high, quality
+        if quality in ("medium", "mixed"):  # stochastic, with episodes that differ
+            assert min(t.returns().std() for t in data) > 1e-2
+
+
+def test_a_clone_of_medium_point_robots_is_no_expert():
+    """Fit actions on (1, s) per task by least squares: the clone stays well below the expert on every task."""
+    for name in ("point-robot-wind", "point-robot-goal"):
+        family = get_family(name)
+        data = generate(name, "medium", episodes=50, seed=0).test
+        x = [np.c_[np.ones(len(t)), t.transitions.obs] for t in data]
+        fits = np.stack([np.linalg.lstsq(a, t.transitions.action, rcond=None)[0] for a, t in zip(x, data, strict=True)])
+
+        def clone(obs, step, fits=fits):
+            return np.einsum("tei,tio->teo", np.concatenate([np.ones_like(obs[..., :1]), obs], -1), fits)
+
+        mean = family.rollout(clone, family.test_ids, 1).returns[:, 0]
+        low, high = (np.array([t.reference[k] for t in data]) for k in ("random", "expert"))
+        share = (mean - low) / (high - low)
+        assert share.mean() < 0.85
+        assert share.mean() > score(data).mean()
+
+
+def test_mixed_deals_levels_in_turn():
+    """Episodes e and e + 8 share a level: level 0 is poor, level 7 good, whatever the number of episodes."""
+    for name in ("point-robot-goal", "half-cheetah-fwd-back"):
+        count = 8
+        data = generate(name, "mixed", episodes=2 * count, seed=0)
+        returns = np.mean([t.returns() for t in data], axis=0).reshape(2, count).mean(axis=0)
+        assert returns[-1] > returns[count // 2] > returns[0]
+
+
+def test_shipped_checkpoints_are_whole():
+    kept = shipped("half-cheetah-fwd-back")
+    assert isinstance(kept, Shipped)
+    files = [c["file"] for c in kept.checkpoints]
+    assert sorted(files) == sorted(p.name for p in kept.folder.glob("*.safetensors"))
+    updates = [c["updates"] for c in kept.checkpoints]
+    assert updates == sorted(updates)
+    assert [len(row) for row in kept.qualities["mixed"]] == [8, 8]
+    assert sum(p.stat().st_size for p in kept.folder.iterdir()) < 3e6
+    expert = kept.checkpoints[-1]
+    assert kept.qualities["expert"] == [[len(files) - 1]] * 2
+    assert expert["mean_return"] == max(c["mean_return"] for c in kept.checkpoints)
+    for task, (row,) in enumerate(kept.qualities["medium"]):
+        assert 0.35 < kept.checkpoints[row]["returns"][task] / expert["returns"][task] < 0.55
+
+
+def test_unknown_quality_and_bad_counts():
+    with pytest.raises(UnknownNameError, match="Did you mean 'medium'"):
+        generate("point-robot-wind", "medum")
+    with pytest.raises(UnknownNameError, match="expected one of random, medium, expert, mixed"):
+        behaviour_act(get_family("point-robot-wind"), "superb", (0,), 1, 0)
+    with pytest.raises(ConfigError, match="episodes=0"):
+        generate("point-robot-wind", "medium", episodes=0)
+    with pytest.raises(ConfigError, match="test_episodes=-1"):
+        generate("point-robot-wind", "medium", test_episodes=-1)
+    with pytest.raises(ConfigError, match="seed=-1"):
+        generate("point-robot-wind", "medium", seed=-1)
+
+
+def test_a_truncated_or_foreign_weights_file_is_refused(tmp_path):
+    kept = shipped("half-cheetah-fwd-back")
+    whole = (kept.folder / kept.checkpoints[-1]["file"]).read_bytes()
+    broken = tmp_path / "ckpt.safetensors"
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StorageError, match="expected a readable safetensors file"):
+        load_policy(broken)
+    broken.write_text("hello")
+    with pytest.raises(StorageError, match="Check the path"):
+        load_policy(broken)
+    with pytest.raises(StorageError):
+        load_policy(tmp_path / "missing.safetensors")
