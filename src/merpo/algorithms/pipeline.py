@@ -249,7 +249,7 @@ def adapt(
     jobs = make_jobs(batch, models, learned.scale, termination, floor, len(seeds), alpha, config.rac.beta)
 
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 7) for s in seeds])
-    fresh_actor, fresh_critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, config.rac))(keys)
+    fresh_actor, fresh_critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, config.rac))(init_keys)
     anchor = learned.meta_actor
     critic = learned.meta_critic if method == "merpo" and config.warm_critic else fresh_critic
     actor = anchor if method == "merpo" else fresh_actor

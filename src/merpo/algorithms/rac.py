@@ -151,7 +151,7 @@ def networks(key: PRNGKeyArray, obs_dim: int, act_dim: int, config: RACConfig) -
 def bellman_target(
     target: TwinCritic, actor: Actor, batch: Transitions, gamma: float, key: PRNGKeyArray
 ) -> Float[Array, " row"]:
-    """B^pi Qbar = r + gamma (1 - terminated) min_i Qbar_i(s', a'), a' ~ pi(.|s') (COMBO, eq. 2). Truncation has value."""
+    """B^pi Qbar = r + gamma (1 - terminated) min_i Qbar_i(s', a'), a' ~ pi(.|s') (COMBO, eq. 2)."""
     next_action = jnp.tanh(actor(batch.next_obs).sample_pre(key))
     value = jnp.min(target(batch.next_obs, next_action), axis=0)
     return batch.reward + gamma * jnp.where(batch.terminated, 0.0, value)
@@ -205,7 +205,7 @@ def actor_loss(
     scale: Float[Array, ""],
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """-(E[min Q]/scale - lambda alpha D(pi,pi_beta) - lambda (1-alpha) KL(pi||pi_c)) + temperature E[log pi] (MerPO, section 4).
+    """-E[min Q]/scale + lambda (alpha D(pi,pi_beta) + (1-alpha) KL(pi||pi_c)) + temperature E[log pi] (MerPO, 4).
 
     The first rows of `obs` are the real ones, which `logged` belongs to.
     """

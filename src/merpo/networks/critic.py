@@ -31,6 +31,7 @@ class TwinCritic(eqx.Module):
 
         self.nets = eqx.filter_vmap(make)(jax.random.split(key, 2))
 
-    def __call__(self, obs: Float[Array, "*n obs"], action: Float[Array, "*n act"]) -> Float[Array, 2 * n]:
+    def __call__(self, obs: Float[Array, "*n obs"], action: Float[Array, "*n act"]) -> Float[Array, "2 *n"]:
+        """Both action-values, [2, *n]."""
         x = jnp.concatenate([obs, action], axis=-1)
         return eqx.filter_vmap(lambda net, x: net(x)[..., 0], in_axes=(eqx.if_array(0), None))(self.nets, x)
