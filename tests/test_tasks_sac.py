@@ -168,6 +168,9 @@ def test_resuming_continues(run, tmp_path):
     more = train_behaviour(GOAL, tmp_path, 1400, 0, SMALL, every=100, resume=True)
     assert [r["updates"] for r in more] == [1300, 1400]
     assert more[0]["resumed_at"] == 1200
+    # counted on from before: one block per chunk, and another warm-up to refill the ring
+    assert more[-1]["env_steps"] == records[-1]["env_steps"] + 3 * 800
+    assert more[-1]["seconds"] > records[-1]["seconds"]
     assert more[-1]["mean_return"] > records[3]["mean_return"]
     other = SACConfig(**{**SMALL.__dict__, "hidden": (32, 32)})
     with pytest.raises(StorageError, match="the configuration it was written with"):

@@ -133,6 +133,17 @@ def load_tree(path: Path, like: Tree) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
+def load_header(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """The texts saved beside the arrays. Raises StorageError if one of `names` is missing."""
+    _, header = _read(path)
+    missing = [name for name in names if name not in header]
+    if missing:
+        raise StorageError(
+            f"path={str(path)!r}: expected {missing} in the file's header. Give a file of the kind asked for."
+        )
+    return header
+
+
 def save_policy(path: Path, policy: Policy) -> None:
     """Write a policy with the shape of its network in the header; atomic."""
     sizes = [layer.weight.shape[0] for layer in policy.actor.net.layers]
@@ -145,10 +156,9 @@ def load_policy(path: Path) -> Policy:
     """Read a policy written by `save_policy`. Raises StorageError for a foreign or truncated file."""
     arrays, header = _read(path)
     try:
-        sizes = json.loads(header["sizes"])
-        n_in, *hidden, n_out = (int(s) for s in sizes)
+        n_in, *hidden, n_out = (int(s) for s in json.loads(header["sizes"]))
         activation = header["activation"]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise StorageError(
             f"path={str(path)!r}: expected a behaviour policy, but its header lacks {error}. Check the path."
         ) from error

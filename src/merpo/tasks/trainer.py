@@ -21,6 +21,7 @@ from merpo.tasks.family import Family
 from merpo.tasks.policies import (
     Policy,
     distribution,
+    load_header,
     load_tree,
     mode_act,
     save_policy,
@@ -110,9 +111,10 @@ def train_behaviour(
 
     A checkpoint is `ckpt-<updates>.safetensors` (the actor and its input scaling) with a `.json` beside it:
     updates, environment steps, deterministic return per task, seconds, configuration. One is written every
-    `every` updates and whenever the mean return first passes one of `marks`. `learner.safetensors` holds the
-    whole learner, overwritten at each periodic checkpoint; `resume=True` continues from it with an empty
-    replay ring (refilled by the policy as it is), `updates` being the total including what was done before.
+    `every` updates, eight times as often before the first of these (returns rise fastest then), and whenever
+    the mean return first passes one of `marks`. `learner.safetensors` holds the whole learner, overwritten at
+    each periodic checkpoint; `resume=True` continues from it with an empty replay ring (refilled by the
+    policy as it is), `updates` being the total including what was done before.
 
     Returns the records of the checkpoints written. Raises ConfigError for settings outside their range.
     """
@@ -127,15 +129,19 @@ def train_behaviour(
     key = jax.random.key(seed)
     key, k_init = jax.random.split(key)
     state = eqx.filter_jit(sac.init)(config, family.obs_dim + tasks.shape[1], family.act_dim, updates, k_init)
+    earlier = 0.0
     if resume:
         state = load_tree(folder / "learner.safetensors", state)
+        header = load_header(folder / "learner.safetensors", ("env_steps", "seconds"))
+        collector.steps, earlier = int(header["env_steps"]), float(header["seconds"])
+        collector.rng = np.random.default_rng([seed, config.envs, int(state.step)])
         key = jax.random.fold_in(key, int(state.step))
     chunk = sac.make_chunk(config, family.reward, family.reward_scale, family.relabel, tasks, scale, updates)
     replay = sac.init_replay(config, family.obs_dim, family.act_dim, family.extra_dim)
     for _ in range(config.warmup // config.env_steps):
         replay = sac.insert(replay, collector.block(state.actor if resume else None))
 
-    begin, records = time.perf_counter(), []
+    begin, records = time.perf_counter() - earlier, []
     done = int(state.step)
     start, best = done, -np.inf
     metrics: dict[str, Any] = {}
@@ -171,10 +177,11 @@ def train_behaviour(
             mean = float(np.mean(returns))
             passed = any(best < mark <= mean for mark in marks)
             best = max(best, mean)
-            if period or passed:
+            if period or passed or done <= every:
                 checkpoint(policy, returns)
             if period:
-                save_tree(folder / "learner.safetensors", state)
+                spent = {"env_steps": str(collector.steps), "seconds": str(time.perf_counter() - begin)}
+                save_tree(folder / "learner.safetensors", state, spent)
             if progress is not None:
                 seconds = time.perf_counter() - begin
                 progress(
@@ -182,7 +189,7 @@ def train_behaviour(
                         "updates": done,
                         "env_steps": collector.steps,
                         "returns": returns,
-                        "speed": (done - start) / seconds,
+                        "speed": (done - start) / (seconds - earlier),
                         "seconds": seconds,
                         **{name: float(value) for name, value in metrics.items()},
                     }
