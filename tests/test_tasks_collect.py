@@ -153,6 +153,24 @@ def test_unknown_quality_and_bad_counts():
         generate("point-robot-wind", "medium", seed=-1)
 
 
+def test_point_robots_need_no_simulator():
+    """Without gymnasium and mujoco the room imports, point robots are collected, and the cheetah says what it lacks."""
+    code = """
+import sys
+sys.modules["gymnasium"] = sys.modules["mujoco"] = None
+import merpo.tasks
+print(len(merpo.tasks.generate("point-robot-wind", "medium", episodes=1)))
+try:
+    merpo.tasks.generate("half-cheetah-fwd-back", "random", episodes=1)
+except merpo.errors.ConfigError as error:
+    print(error)
+"""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout.startswith("50\n")
+    assert "pip install 'merpo[tasks]'" in done.stdout
+
+
 def test_a_truncated_or_foreign_weights_file_is_refused(tmp_path):
     kept = shipped("half-cheetah-fwd-back")
     whole = (kept.folder / kept.checkpoints[-1]["file"]).read_bytes()

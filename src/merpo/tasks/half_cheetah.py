@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from merpo.errors import ConfigError
 from merpo.tasks.family import Family
 
 DT = 0.05
@@ -37,9 +38,15 @@ class CheetahSimulator:
     """
 
     def __init__(self, threads: int = 1):
-        import gymnasium
-        import mujoco
-        from mujoco import rollout
+        try:
+            import gymnasium
+            import mujoco
+            from mujoco import rollout
+        except ImportError as error:
+            raise ConfigError(
+                f"family='half-cheetah-fwd-back': expected the packages gymnasium and mujoco ({error}). Install them"
+                " with: pip install 'merpo[tasks]'."
+            ) from error
 
         xml = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
         self.model = mujoco.MjModel.from_xml_path(str(xml))
