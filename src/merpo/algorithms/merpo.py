@@ -9,8 +9,10 @@ of all seeds advance inside one call. A *job* below is one (seed, task) pair; jo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -222,36 +224,76 @@ def init_meta(keys: PRNGKeyArray, tasks: int, obs_dim: int, act_dim: int, config
     )
 
 
-def _advance(
+def _map_jobs(one: Callable[[Any], Any], packed: Any, group: int) -> Any:
+    """`one` over the leading [job] axis: equal groups by `vmap`, the groups one after another.
+
+    The group used is the largest divisor of the number of jobs up to `group`: a remainder would be compiled apart.
+    """
+    count = jax.tree.leaves(packed)[0].shape[0]
+    size = max(g for g in range(1, min(group, count) + 1) if count % g == 0)
+    if size == count:
+        return jax.vmap(one)(packed)
+    return jax.lax.map(one, packed, batch_size=size if size > 1 else None)
+
+
+def imagine_jobs(learners: Learner, rings: Ring, jobs: Jobs, key: PRNGKeyArray, config: MerPOConfig) -> Ring:
+    """`refresh` for every job."""
+
+    def one(args: tuple[Any, ...]) -> Ring:
+        learner, ring, task, fitted, k = args
+        return refresh(learner, ring, jobs, task, fitted, k, config.rac)
+
+    keys = jax.random.split(key, jobs.task.shape[0])
+    return _map_jobs(one, (learners, rings, jobs.task, jobs.fitted, keys), config.group)
+
+
+def rac_jobs(
     learners: Learner,
     rings: Ring,
     jobs: Jobs,
     anchors: Actor,
     key: PRNGKeyArray,
     steps: int,
-    imagine_first: bool,
     gamma: float,
     config: MerPOConfig,
-) -> tuple[Learner, Ring, dict[str, Array]]:
-    """Every job: imagine (optionally), then `steps` RAC updates. `anchors` has a leading [job] axis."""
+) -> tuple[Learner, dict[str, Array]]:
+    """`rac_steps` for every job; `anchors` has a leading [job] axis."""
 
-    def one(args):
-        learner, ring, task, fitted, weights, anchor, k = args
-        k_imagine, k_steps = jax.random.split(k)
-        if imagine_first:
-            ring = refresh(learner, ring, jobs, task, fitted, k_imagine, config.rac)
-        learner, metrics = rac_steps(learner, ring, jobs, task, anchor, weights, k_steps, steps, gamma, config.rac)
-        return learner, ring, metrics
+    def one(args: tuple[Any, ...]) -> tuple[Learner, dict[str, Array]]:
+        learner, ring, task, weights, anchor, k = args
+        return rac_steps(learner, ring, jobs, task, anchor, weights, k, steps, gamma, config.rac)
 
-    count = jobs.task.shape[0]
-    packed = (learners, rings, jobs.task, jobs.fitted, jobs.weights, anchors, jax.random.split(key, count))
-    if config.group >= count:
-        return jax.vmap(one)(packed)
-    return jax.lax.map(one, packed, batch_size=config.group if config.group > 1 else None)
+    keys = jax.random.split(key, jobs.task.shape[0])
+    return _map_jobs(one, (learners, rings, jobs.task, jobs.weights, anchors, keys), config.group)
 
 
 def _per_seed(x: Array, seeds: int) -> Array:
     return x.reshape(seeds, x.shape[0] // seeds, *x.shape[1:])
+
+
+def meta_jobs(
+    state: MetaState, jobs: Jobs, key: PRNGKeyArray, seeds: int, config: MerPOConfig
+) -> tuple[MetaState, Float[Array, " seed"]]:
+    """One visit to every seed's meta-policy and meta-critic."""
+    tasks = jobs.task.shape[0] // seeds
+    grid = config.meta_steps, jobs.task.shape[0]
+    index = jax.random.randint(key, (*grid, config.meta_batch), 0, jobs.size[jobs.task][None, :, None])
+    obs = jobs.data.obs[jobs.task[None, :, None], index]
+    obs = jnp.moveaxis(obs.reshape(grid[0], seeds, tasks, *obs.shape[2:]), 1, 0)
+    weight = jnp.exp(state.learners.log_lam) * (1.0 - jobs.weights.alpha)
+    actors = jax.tree.map(lambda x: _per_seed(x, seeds), state.learners.actor)
+
+    def one(args: tuple[Any, ...]) -> tuple[Actor, optax.OptState, Float[Array, ""]]:
+        actor, opt_state, actors, obs, weight = args
+        return meta_policy_steps(actor, opt_state, actors, obs, weight, config)
+
+    packed = (state.meta_actor, state.meta_opt, actors, obs, _per_seed(weight, seeds))
+    actor, opt, loss = jax.lax.map(one, packed)
+    rate = config.meta_critic_rate
+    critic = jax.tree.map(
+        lambda m, q: m + rate * (jnp.mean(_per_seed(q, seeds), axis=1) - m), state.meta_critic, state.learners.critic
+    )
+    return MetaState(state.learners, state.rings, actor, opt, critic), loss
 
 
 def train_round(
@@ -259,38 +301,23 @@ def train_round(
 ) -> tuple[MetaState, dict[str, Array]]:
     """`imagine_every` updates of every job: imagine once, then blocks of RAC updates and meta-policy steps."""
     tasks = jobs.task.shape[0] // seeds
+    k_imagine, k_blocks = jax.random.split(key)
+    rings = imagine_jobs(state.learners, state.rings, jobs, k_imagine, config)
+    state = eqx.tree_at(lambda s: s.rings, state, rings)
 
-    def block(state: MetaState, k: PRNGKeyArray, first: bool) -> tuple[MetaState, dict[str, Array]]:
+    def block(state: MetaState, k: PRNGKeyArray) -> tuple[MetaState, dict[str, Array]]:
         k_rac, k_meta = jax.random.split(k)
         anchors = jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), state.meta_actor)
-        learners, rings, metrics = _advance(
-            state.learners, state.rings, jobs, anchors, k_rac, config.meta_every, first, gamma, config
+        learners, metrics = rac_jobs(
+            state.learners, state.rings, jobs, anchors, k_rac, config.meta_every, gamma, config
         )
-        grid = config.meta_steps, jobs.task.shape[0]
-        index = jax.random.randint(k_meta, (*grid, config.meta_batch), 0, jobs.size[jobs.task][None, :, None])
-        obs = jobs.data.obs[jobs.task[None, :, None], index]
-        obs = jnp.moveaxis(obs.reshape(grid[0], seeds, tasks, *obs.shape[2:]), 1, 0)
-        weight = jnp.exp(learners.log_lam) * (1.0 - jobs.weights.alpha)
-        actors = jax.tree.map(lambda x: _per_seed(x, seeds), learners.actor)
-        actor, opt, loss = jax.lax.map(
-            lambda a: meta_policy_steps(a[0], a[1], a[2], a[3], a[4], config),
-            (state.meta_actor, state.meta_opt, actors, obs, _per_seed(weight, seeds)),
-        )
-        rate = config.meta_critic_rate
-        critic = jax.tree.map(
-            lambda m, q: m + rate * (jnp.mean(_per_seed(q, seeds), axis=1) - m),
-            state.meta_critic, learners.critic,
-        )  # fmt: skip
-        metrics["meta/kl"] = jnp.repeat(loss, tasks)
-        return MetaState(learners, rings, actor, opt, critic), metrics
+        state = eqx.tree_at(lambda s: s.learners, state, learners)
+        state, loss = meta_jobs(state, jobs, k_meta, seeds, config)
+        return state, metrics | {"meta/kl": jnp.repeat(loss, tasks)}
 
     blocks = config.rac.imagine_every // config.meta_every
-    keys = jax.random.split(key, blocks)
-    state, head = block(state, keys[0], True)
-    if blocks == 1:
-        return state, head
-    state, rest = jax.lax.scan(lambda s, k: block(s, k, False), state, keys[1:])
-    return state, jax.tree.map(lambda a, b: (a + jnp.sum(b, axis=0)) / blocks, head, rest)
+    state, metrics = jax.lax.scan(block, state, jax.random.split(k_blocks, blocks))
+    return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
 
 @partial(jax.jit, static_argnames=("rounds", "seeds", "gamma", "config"), donate_argnums=(0,))
@@ -330,10 +357,9 @@ def adapt_chunk(
 
     def body(carry, i):
         learners, rings = carry
-        learners, rings, metrics = _advance(
-            learners, rings, jobs, anchors, jax.random.fold_in(key, start + i), config.rac.imagine_every,
-            True, gamma, config,
-        )  # fmt: skip
+        k_imagine, k_rac = jax.random.split(jax.random.fold_in(key, start + i))
+        rings = imagine_jobs(learners, rings, jobs, k_imagine, config)
+        learners, metrics = rac_jobs(learners, rings, jobs, anchors, k_rac, config.rac.imagine_every, gamma, config)
         return (learners, rings), metrics
 
     (learners, rings), metrics = jax.lax.scan(body, (learners, rings), jnp.arange(rounds))

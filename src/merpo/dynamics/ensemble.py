@@ -142,7 +142,7 @@ def gaussian_nll(
 def member_losses(
     model: Ensemble, batch: Transitions, scale: TargetScale, learn_termination: bool
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Sum over members of their mean NLL on their own rows ([member, row, ...]) (MerPO, section 3; bounds as in PETS)."""
+    """Sum over members of their mean NLL on their own rows ([member, row, ...]) (MerPO, section 3)."""
     x, y, ended = inputs_targets(batch, scale)
     mean, logvar, logit = model(x)
     nll = jnp.mean(gaussian_nll(mean, logvar, y), axis=-1)
