@@ -1,0 +1,1 @@
+"""The commands behind `merpo.cli`: each file holds its options as dataclasses and one `run_*` function per command."""

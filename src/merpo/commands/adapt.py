@@ -1,0 +1,111 @@
+"""`merpo adapt`: policies for the test tasks of a data set, from their logs and what a run has learned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from merpo.commands.record import (
+    METHODS,
+    DataRef,
+    load_data,
+    make_folder,
+    pick_tasks,
+    read_record,
+    run_config,
+    save_curves,
+)
+from merpo.commands.session import Stopwatch, say
+from merpo.commands.stages import Report, Stages
+from merpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    import merpo
+    from merpo.data import TaskSet
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Adapt to the test tasks from their logs, by MerPO and by what it is compared with."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run that `merpo train` wrote."""
+    data: str | None = None
+    """Another data set whose test tasks to adapt to; default: the one the run was trained on."""
+    tasks: tuple[str, ...] = ()
+    """Only these test tasks, by name; default: all."""
+    episodes: int | None = None
+    """Only the first N episodes of each test task's log; default: all."""
+    methods: tuple[str, ...] = METHODS
+    """Any of merpo, rac (no meta-policy), bc (the behaviour term alone), meta-policy (unadapted)."""
+    verbose: bool = False
+    """Print the time of each stage."""
+
+
+def run_adapt(options: Adapt) -> None:
+    """Run the command."""
+    import merpo
+
+    watch = Stopwatch()
+    record = read_record(options.run_dir)
+    with watch.stage("loading"):
+        meta = merpo.Meta.load(options.run_dir / "checkpoint.safetensors", run_config(options.run_dir))
+        ref = record.data if options.data is None else replace(record.data, name=options.data)
+        tasks = pick_tasks(load_data(ref), options.tasks, options.episodes)
+    say(f"{ref.name}: adapting to {len(tasks)} test tasks, {sum(len(t) for t in tasks)} transitions")
+    with Stages() as bars:
+        adapt(meta, tasks, ref, options.methods, options.run_dir, bars.report, watch, options.episodes)
+    say(f"Policies: {options.run_dir / 'policies'}  (next: merpo evaluate {options.run_dir})")
+    if options.verbose:
+        say("\n".join(["Stage times:", *watch.lines()]))
+
+
+def adapt(
+    meta: merpo.Meta,
+    tasks: TaskSet,
+    ref: DataRef,
+    methods: Sequence[str],
+    folder: Path,
+    report: Report,
+    watch: Stopwatch,
+    episodes: int | None = None,
+) -> dict[str, merpo.PolicySet]:
+    """Adapt by every method and write the policies; those of an adaptation to something else are removed."""
+    if unknown := [m for m in methods if m not in METHODS]:
+        raise ConfigError(f"methods={unknown[0]!r}: expected any of {', '.join(METHODS)}.")
+    if not methods:
+        raise ConfigError(f"methods is empty: expected at least one of {', '.join(METHODS)}.")
+    record = read_record(folder)
+    target = {"data": asdict(ref), "episodes": episodes, "tasks": [t.name for t in tasks]}
+    before = dict(record.adapted)
+    kept = before.pop("methods", [])
+    if before != target:
+        kept = []
+        for path in (folder / "policies").glob("*.safetensors"):
+            path.unlink()
+        record = replace(record, seconds={k: v for k, v in record.seconds.items() if not k.startswith("adapt")})
+    make_folder(folder / "policies")
+    found = {}
+    for method in sorted(set(methods), key=METHODS.index):
+        begin = time.perf_counter()
+
+        def named(stage: str, done: int, total: int, figures: dict[str, float], method: str = method) -> None:
+            report(stage if method in stage else f"{stage} ({method})", done, total, figures)
+
+        with watch.stage(f"adapting ({method})"):
+            policies = meta.adapt_many(tasks, method, report=named)
+            policies.save(folder / "policies" / f"{method}.safetensors")
+            if policies.curves:
+                save_curves(folder, method, policies.curves, meta.config.rac.imagine_every)
+        found[method] = policies
+        kept = [m for m in METHODS if m in kept or m == method]
+        # recorded method by method: after a kill the record names exactly the policies that are there
+        record = record.timed(f"adapt {method}", time.perf_counter() - begin)
+        record = replace(record, adapted={**target, "methods": kept})
+        record.save(folder)
+    return found

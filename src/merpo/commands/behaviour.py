@@ -1,0 +1,112 @@
+"""`merpo behaviour train | select | list`: the policies that log a family's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from merpo.commands.session import say
+from merpo.commands.stages import Stages
+
+
+@dataclass(frozen=True)
+class TrainBehaviour:
+    """Train one privileged agent on all tasks of a family, with checkpoints along the way (long)."""
+
+    family: Annotated[str, tyro.conf.Positional]
+    """Task family, e.g. half-cheetah-fwd-back."""
+    out: Path
+    """Folder of the checkpoints."""
+    updates: int
+    """Gradient updates in all."""
+    seed: int = 0
+    """Seed of training."""
+    every: int = 20_000
+    """Updates between two checkpoints."""
+    resume: bool = False
+    """Go on from the learner stored in the folder."""
+
+
+@dataclass(frozen=True)
+class SelectBehaviour:
+    """Choose the checkpoints of the qualities medium, expert and mixed from a training run."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    """Folder that `merpo behaviour train` wrote."""
+    dest: Path | None = None
+    """Where to put them; default: the weights shipped with the package."""
+
+
+@dataclass(frozen=True)
+class ListBehaviour:
+    """Show the recorded returns of the shipped checkpoints."""
+
+
+BehaviourCommand = (
+    Annotated[TrainBehaviour, tyro.conf.subcommand("train")]
+    | Annotated[SelectBehaviour, tyro.conf.subcommand("select")]
+    | Annotated[ListBehaviour, tyro.conf.subcommand("list")]
+)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Train, select and list the behaviour policies that log data."""
+
+    command: tyro.conf.OmitSubcommandPrefixes[BehaviourCommand]
+
+
+def run_behaviour(options: Behaviour) -> None:
+    """Run the command."""
+    command = options.command
+    if isinstance(command, TrainBehaviour):
+        _train(command)
+    elif isinstance(command, SelectBehaviour):
+        _select(command)
+    else:
+        _list()
+
+
+def _train(options: TrainBehaviour) -> None:
+    from merpo.tasks import get_family, train_behaviour
+
+    family = get_family(options.family)
+    with Stages() as bars:
+
+        def progress(figures: dict[str, Any]) -> None:
+            returns = figures["returns"]
+            shown = {"return": sum(returns) / len(returns)}
+            bars.report(f"{family.name} behaviour", figures["updates"], options.updates, shown)
+
+        records = train_behaviour(
+            family, options.out, options.updates, options.seed,
+            every=options.every, progress=progress, resume=options.resume,
+        )  # fmt: skip
+    say(f"{len(records)} checkpoints in {options.out}; best mean return {max(r['mean_return'] for r in records):.1f}")
+
+
+def _select(options: SelectBehaviour) -> None:
+    from merpo.tasks import select_checkpoints
+
+    for quality, chosen in select_checkpoints(options.run_dir, options.dest).items():
+        say(f"{quality}: checkpoints by task {chosen}")
+
+
+def _list() -> None:
+    from merpo.tasks import families, get_family, shipped
+    from merpo.tasks.analytic import is_analytic
+
+    for name in families():
+        family = get_family(name)
+        if is_analytic(family):
+            say(f"{name}: analytic behaviour policies, nothing shipped")
+            continue
+        kept = shipped(name)
+        say(f"{name}: {len(kept.checkpoints)} checkpoints, deterministic returns by task")
+        for i, checkpoint in enumerate(kept.checkpoints):
+            used = [q for q, rows in kept.qualities.items() if any(i in row for row in rows)]
+            returns = "  ".join(f"{r:8.1f}" for r in checkpoint["returns"])
+            say(f"  {i:>2}  {checkpoint['updates']:>9} updates  {returns}  {', '.join(used)}")

@@ -1,0 +1,176 @@
+"""`merpo quickstart`: two families of point robots from logged data to policies that beat them, in minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merpo.commands.adapt import adapt
+from merpo.commands.evaluate import evaluate, paths, task_id, write
+from merpo.commands.record import METHODS, DataRef
+from merpo.commands.session import Stopwatch, emphasise, say
+from merpo.commands.stages import Report, Stages
+from merpo.commands.train import read_settings, train
+from merpo.evaluation import BEHAVIOUR, META
+
+if TYPE_CHECKING:
+    import merpo
+    from merpo.data import TaskSet
+    from merpo.evaluation import Results
+
+FAMILIES = ("point-robot-goal", "point-robot-wind")
+QUALITY, EPISODES, SEED = "medium", 50, 0
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Meta-train, adapt to unseen tasks and evaluate, on two small families (about three minutes)."""
+
+    out: Path = Path("quickstart")
+    """Folder for one run folder per family; earlier quickstart runs in it are replaced."""
+    config: Path | None = None
+    """JSON file with settings that replace the defaults."""
+    verbose: bool = False
+    """Print the time of each stage."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one family's path has led to."""
+
+    results: Results
+    tasks: TaskSet
+    policies: Mapping[str, merpo.PolicySet]
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+
+def run_quickstart(options: Quickstart) -> None:
+    """Run the command: both families side by side, then what came of each."""
+    whole = Stopwatch()
+    say(f"{' and '.join(FAMILIES)}: {QUALITY} data, {EPISODES} logged episodes per task, seed {SEED}")
+    with whole.stage("learning"), Stages() as bars:
+        outcomes = _side_by_side(lambda name, check: _learn(name, options, bars.prefixed(name), check))
+    for name, outcome in outcomes.items():
+        folder = options.out / name
+        say()
+        with whole.stage("figures"):
+            _present(name, outcome, folder)
+        emphasise(sentence(name, outcome.results))
+        say(f"Figures: {folder / 'returns.png'}, {folder / 'paths.png'}")
+    say(f"\nTook {sum(whole.seconds.values()):.0f} s.")
+    if options.verbose:
+        for name, outcome in outcomes.items():
+            say("\n".join([f"Stage times of {name}:", *outcome.watch.lines()]))
+        say("\n".join(["In all:", *whole.lines()]))
+
+
+def _side_by_side(work: Callable[[str, Callable[[], None]], Outcome]) -> dict[str, Outcome]:
+    """One thread per family: compilation and small networks each keep one core busy, and there are two.
+
+    `work(name, check)` calls `check` now and then; after Ctrl-C or an error in the other thread that ends it.
+    """
+    stop = Event()
+
+    def check() -> None:
+        if stop.is_set():
+            raise CancelledError
+
+    pool = ThreadPoolExecutor(len(FAMILIES))
+    try:
+        jobs = {name: pool.submit(work, name, check) for name in FAMILIES}
+        wait(jobs.values(), return_when=FIRST_EXCEPTION)
+        failed = [job for job in jobs.values() if job.done() and job.exception() is not None]
+        if failed:
+            failed[0].result()  # raises
+        return {name: job.result() for name, job in jobs.items()}
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _learn(name: str, options: Quickstart, show: Report, check: Callable[[], None]) -> Outcome:
+    from merpo.tasks import generate
+
+    def report(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        check()
+        show(stage, done, total, figures)
+
+    watch, folder = Stopwatch(), options.out / name
+    ref = DataRef(f"{name}/{QUALITY}", EPISODES, SEED)
+    with watch.stage("generating data"):
+        data = generate(name, QUALITY, EPISODES, SEED)
+    config = read_settings(data.info, options.config)
+    meta = train(data, ref, config, (SEED,), folder, overwrite=True, report=report, watch=watch)
+    policies = adapt(meta, data.test, ref, METHODS, folder, report, watch)
+    results = evaluate(policies, data.test, folder, episodes=1, seed=SEED, watch=watch)
+    return Outcome(results, data.test, policies, watch)
+
+
+def _present(name: str, outcome: Outcome, folder: Path) -> None:
+    from merpo.report import print_table, trajectories_figure
+    from merpo.tasks import get_family
+
+    write(outcome.results, folder, None, figure=True)
+    print_table(outcome.results)
+    family, tasks = get_family(name), outcome.tasks
+    ids = [task_id(t.name) for t in tasks]
+    shown = {m: paths(outcome.policies[m].act(SEED), family, ids) for m in (META, "merpo")}
+    logged = {t.name: [_positions(t, e) for e in range(min(8, t.episodes))] for t in tasks}
+    trajectories_figure(
+        folder / "paths.png",
+        logged,
+        {m: {t.name: found[i] for i, t in enumerate(tasks)} for m, found in shown.items()},
+        {t.name: _goal(t.parameters) for t in tasks},
+        title=f"{name}: paths on unseen tasks",
+    )
+
+
+def _positions(task: Any, episode: int) -> np.ndarray:
+    start, end = task.episode_start[episode], task.episode_start[episode + 1]
+    t = task.transitions
+    return np.concatenate([t.obs[start:end], t.next_obs[end - 1 : end]])
+
+
+def _goal(parameters: Mapping[str, Any]) -> list[float]:
+    from merpo.tasks.point_robot import WIND_GOAL
+
+    return list(parameters.get("goal", WIND_GOAL))
+
+
+def sentence(name: str, results: Results) -> str:
+    """Whether the adapted policy beat its data, in one plain sentence with the figures that say so."""
+    assert results.random is not None
+    assert results.expert is not None
+    adapted, logged, meta = (results.task_means(m) for m in ("merpo", BEHAVIOUR, META))
+    n, wins = len(adapted), int(np.sum(adapted > logged))
+    both = int(np.sum((adapted > logged) & (adapted > meta)))
+    mean, low, high = adapted.mean(), results.random.mean(), results.expert.mean()
+    verdict = "beat" if wins == n else "beat on most tasks" if 2 * wins > n else "did not beat"
+    text = (
+        f"{name}: the adapted policy {verdict} the data it learned from: it is better on {wins} of {n} unseen tasks,"
+        f" with a mean return of {mean:.2f} against {logged.mean():.2f} ({mean - logged.mean():+.2f}),"
+        f" {100 * (mean - low) / (high - low):.0f} % of the way from random ({low:.2f}) to expert ({high:.2f}),"
+        f" and better than both the data and the meta-policy on {both} of {n}"
+    )
+    if name == "point-robot-wind":
+        blind = blind_return(results)
+        text += (
+            f"; it stands {100 * (mean - blind) / (high - blind):.0f} % of the way from the policy that is blind to the"
+            f" wind ({blind:.2f}) to the expert"
+        )
+    return text + "."
+
+
+def blind_return(results: Results) -> float:
+    """Mean return on the results' tasks of the feedback policy that knows the goal but no wind."""
+    from merpo.evaluation import evaluate_policies
+    from merpo.tasks import get_family, greedy_act
+
+    family, ids = get_family("point-robot-wind"), [task_id(t) for t in results.tasks]
+    return float(evaluate_policies(family, greedy_act(family, ids, blind=True), ids, 1, SEED).mean())

@@ -1,0 +1,140 @@
+"""What a run folder holds beside configuration, metrics and checkpoint: which data, which policies, how long.
+
+run.json                        the data set, the seeds, seconds per stage, what was adapted to what
+policies/<method>.safetensors   policies for the test tasks (`merpo.PolicySet`)
+curves/<stage>.safetensors      learning curves [round, seed, task] by metric; <stage>.jsonl their means
+results.json, results.md        returns of every method, and the table of them
+*.png                           figures
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merpo.errors import ConfigError, DataError, StorageError
+from merpo.runs import read_config, write_atomic
+from merpo.runs.files import storage_error
+
+if TYPE_CHECKING:
+    from merpo.algorithms.merpo import MerPOConfig
+    from merpo.data import TaskSet
+
+RECORD = "run.json"
+FORMAT, FORMAT_VERSION = "merpo-run-record", 1
+METHODS = ("meta-policy", "bc", "rac", "merpo")
+"""What can be adapted and compared, in the order of tables."""
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """A data set as it can be loaded again with `merpo.load(name, episodes=episodes, seed=seed)`."""
+
+    name: str
+    """`family/quality`, or the name of a stored set."""
+    episodes: int
+    """Episodes per task, where the set is generated."""
+    seed: int
+    """Seed of collection, where the set is generated."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of `run.json`."""
+
+    data: DataRef
+    """What the run was trained on."""
+    seeds: tuple[int, ...]
+    train_tasks: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Wall time by stage: `train`, `adapt <method>`, `evaluate`."""
+    adapted: Mapping[str, Any] = field(default_factory=dict)
+    """`data` (as above), `episodes` (first episodes of each log used, or null for all), `tasks`, `methods`."""
+
+    def save(self, folder: Path) -> None:
+        """Write `run.json`, whole or not at all."""
+        content = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
+        write_atomic(folder / RECORD, json.dumps(content, indent=2) + "\n")
+
+    def timed(self, stage: str, seconds: float) -> RunRecord:
+        """The record with the time of a stage set."""
+        return replace(self, seconds={**self.seconds, stage: round(seconds, 3)})
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a run. StorageError for a folder that `merpo train` did not write or did not finish."""
+    path = folder / RECORD
+    if not path.exists():
+        raise StorageError(
+            f"{str(folder)!r}: no finished run there (no {RECORD}). Give the folder that `merpo train --out` wrote,"
+            " or train again with --overwrite."
+        )
+    try:
+        content = json.loads(path.read_bytes())
+        if content.pop("format") != FORMAT or content.pop("format_version") != FORMAT_VERSION:
+            raise KeyError("format")
+        data, seeds = DataRef(**content.pop("data")), tuple(content.pop("seeds"))
+        return RunRecord(data=data, seeds=seeds, **content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{str(path)!r} is not a record that merpo wrote ({error}). Train again.") from error
+
+
+def run_config(folder: Path) -> MerPOConfig:
+    """The settings that a run was trained with."""
+    from merpo.algorithms.merpo import MerPOConfig
+
+    return read_config(folder, MerPOConfig)
+
+
+def load_data(ref: DataRef) -> TaskSet:
+    """The data set; generated and stored if it is not there yet."""
+    import merpo
+
+    return merpo.load(ref.name, episodes=ref.episodes, seed=ref.seed)
+
+
+def pick_tasks(data: TaskSet, names: Sequence[str] = (), episodes: int | None = None) -> TaskSet:
+    """The test tasks (or those named), with only the first `episodes` episodes of each log."""
+    known = {t.name: t for t in data.test}
+    if not known:
+        raise DataError(f"data: {data.info.family}/{data.info.quality} has no test task to adapt to.")
+    if unknown := [n for n in names if n not in known]:
+        raise ConfigError(f"tasks={unknown[0]!r}: expected names of test tasks: {', '.join(known)}.")
+    if episodes is not None and episodes < 1:
+        raise ConfigError(f"episodes={episodes}: expected at least one episode of each test task's log.")
+    chosen = [known[n] for n in names] if names else list(known.values())
+    if episodes is not None:
+        chosen = [t.select(range(min(episodes, t.episodes))) for t in chosen]
+    return replace(data, tasks=tuple(chosen))
+
+
+def save_curves(folder: Path, stage: str, curves: Mapping[str, np.ndarray], every: int, per_line: bool = True) -> None:
+    """Learning curves [round, seed, task]: all of them as safetensors, their means line by line as JSON."""
+    from safetensors.numpy import save
+
+    make_folder(folder / "curves")
+    arrays = {name: np.ascontiguousarray(a, np.float32) for name, a in curves.items()}
+    write_atomic(folder / "curves" / f"{stage}.safetensors", save(arrays))
+    if not per_line:
+        return
+    rounds = len(next(iter(arrays.values())))
+    rows = [{"step": (i + 1) * every, **{n: _json(a[i].mean()) for n, a in arrays.items()}} for i in range(rounds)]
+    write_atomic(folder / "curves" / f"{stage}.jsonl", "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder with its parents. StorageError where that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, path, "make the folder") from error
+
+
+def _json(x: Any) -> float | str:
+    number = float(x)
+    return number if np.isfinite(number) else str(number)

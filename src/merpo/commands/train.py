@@ -1,0 +1,162 @@
+"""`merpo train`: meta-train on the training tasks of a data set, and leave a run folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from merpo.commands.record import RECORD, DataRef, RunRecord, load_data, save_curves
+from merpo.commands.session import Stopwatch, say
+from merpo.commands.stages import Report, Stages
+from merpo.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    import merpo
+    from merpo.algorithms.merpo import MerPOConfig
+    from merpo.data import SetInfo, TaskSet
+
+
+@dataclass(frozen=True)
+class Train:
+    """Learn a meta-model and a meta-policy from the training tasks of a data set."""
+
+    data: Annotated[str, tyro.conf.Positional]
+    """FAMILY/QUALITY, e.g. point-robot-goal/medium (generated if not stored yet), or the name of a stored set."""
+    out: Path
+    """Folder of the run: settings, versions, metrics, checkpoint."""
+    seed: int = 0
+    """Seed of training."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds, trained side by side; instead of --seed."""
+    episodes: int = 50
+    """Episodes per task, where the data are generated."""
+    data_seed: int = 0
+    """Seed of the data, where they are generated."""
+    overwrite: bool = False
+    """Replace a run that is already in the folder."""
+    config: Path | None = None
+    """JSON file with settings that replace the defaults (nested as in a run's config.json, which is accepted too)."""
+    train_updates: int | None = None
+    """RAC updates of every training task."""
+    adapt_updates: int | None = None
+    """RAC updates of a new task."""
+    alpha: float | None = None
+    """Balance: 1 stays with the behaviour policy, 0 follows the meta-policy."""
+    lam: float | None = None
+    """Weight of both divergences."""
+    beta: float | None = None
+    """Conservatism: weight of the push-down."""
+    rollout_length: int | None = None
+    """Steps of each imagined rollout."""
+    verbose: bool = False
+    """Print the time of each stage."""
+
+
+def run_train(options: Train) -> None:
+    """Run the command."""
+    watch = Stopwatch()
+    ref = DataRef(options.data, options.episodes, options.data_seed)
+    with watch.stage("data"):
+        data = load_data(ref)
+    config = settings(data.info, options)
+    seeds = options.seeds or (options.seed,)
+    say(f"{options.data}: {len(data.train)} training tasks, {sum(len(t) for t in data.train)} transitions")
+    with Stages() as bars:
+        train(data, ref, config, seeds, options.out, options.overwrite, bars.report, watch)
+    say(f"Run folder: {options.out}  (next: merpo adapt {options.out})")
+    if options.verbose:
+        say("\n".join(["Stage times:", *watch.lines()]))
+
+
+def train(
+    data: TaskSet,
+    ref: DataRef,
+    config: MerPOConfig,
+    seeds: Sequence[int],
+    out: Path,
+    overwrite: bool,
+    report: Report,
+    watch: Stopwatch,
+) -> merpo.Meta:
+    """Meta-train and write the run folder; the record comes last, so that an unfinished run is known as such."""
+    import merpo
+    from merpo.runs import RunFolder
+
+    learner = merpo.MerPO(config, seeds=seeds)
+    with RunFolder.create(out, config, existing="overwrite" if overwrite else "refuse") as run:
+        _clear(out)
+
+        def logged(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+            run.log(done, **figures)
+            report(stage, done, total, figures)
+
+        begin = time.perf_counter()
+        with watch.stage("meta-training"):
+            meta = learner.fit(data.train, report=logged)
+        with watch.stage("writing"):
+            meta.save(run.checkpoint_path)
+            if meta.curves:
+                save_curves(out, "train", meta.curves, config.rac.imagine_every, per_line=False)
+            record = RunRecord(ref, tuple(learner.seeds), len(data.train))
+            record.timed("train", time.perf_counter() - begin).save(out)
+    return meta
+
+
+def settings(info: SetInfo, options: Train) -> MerPOConfig:
+    """The defaults for the data, then the file, then the flags. ConfigError names the setting that does not fit."""
+    config = read_settings(info, options.config)
+    rac: dict[str, Any] = {
+        "alpha": options.alpha,
+        "lam": options.lam,
+        "beta": options.beta,
+        "rollout_length": options.rollout_length,
+    }
+    top: dict[str, Any] = {"train_updates": options.train_updates, "adapt_updates": options.adapt_updates}
+    config = replace(config, rac=replace(config.rac, **{k: v for k, v in rac.items() if v is not None}))
+    return replace(config, **{k: v for k, v in top.items() if v is not None})
+
+
+def read_settings(info: SetInfo, path: Path | None) -> MerPOConfig:
+    """The defaults for the data, with the settings of a JSON file in their place."""
+    from merpo.algorithms.merpo import MerPOConfig
+    from merpo.algorithms.presets import default_config
+    from merpo.runs import from_json, to_json
+
+    config = default_config(info)
+    return config if path is None else from_json(MerPOConfig, _merge(to_json(config), _read_file(path)))
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise StorageError(f"config={str(path)!r}: cannot be read ({error.strerror}). Check the path.") from error
+    except ValueError as error:
+        raise ConfigError(f"config={str(path)!r}: not JSON ({error}). Correct the file.") from error
+    if isinstance(content, dict) and "format" in content and "config" in content:
+        content = content["config"]
+    if not isinstance(content, dict):
+        raise ConfigError(f'config={str(path)!r}: expected an object of settings, e.g. {{"train_updates": 2000}}.')
+    return content
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in changes.items():
+        old = merged.get(name)
+        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run's later commands left: nothing of it may be found beside the new run."""
+    names = (RECORD, "policies/*.safetensors", "curves/*", "results.json", "results.md", "returns.png", "paths.png")
+    for name in names:
+        for path in folder.glob(name):
+            path.unlink(missing_ok=True)
