@@ -13,12 +13,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from merpo.data.types import SetInfo, TaskData, TaskSet, Transitions
 from merpo.dynamics.ensemble import DynamicsConfig, Ensemble, TargetScale
 from merpo.networks import MLP, Actor, TwinCritic
 
 Key = Any
+
+
+def _standard_bias_correction(*args: Any, _original: Any = optax.tree.bias_correction, **settings: Any) -> Any:
+    # Adam's `decay**count` mixes float and int32: optax's own, so strictness stops at its door and nowhere else.
+    with jax.numpy_dtype_promotion("standard"):
+        return _original(*args, **settings)
+
+
+optax.tree.bias_correction = _standard_bias_correction
 
 
 def filled(make: Callable[[Key], Any], seed: int, size: float = 0.5) -> Any:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from merpo.algorithms.rac import clone_term
 from merpo.data.types import Transitions
+from merpo.dynamics.fit import map_groups
 from merpo.networks import Actor
 
 
@@ -93,4 +94,4 @@ def clone_jobs(
         own = jax.tree.map(lambda x: x[i], data)
         return clone(actor, own, rows, n, held_rows, ok, k, updates=updates, batch=batch, learning_rate=learning_rate)
 
-    return jax.lax.map(one, (actors, task, train, count, held, valid, keys), batch_size=group)
+    return map_groups(one, (actors, task, train, count, held, valid, keys), group)

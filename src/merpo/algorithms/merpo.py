@@ -9,7 +9,6 @@ of all seeds advance inside one call. A *job* below is one (seed, task) pair; jo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,7 +23,7 @@ from merpo.algorithms import rac
 from merpo.algorithms.rac import Learner, RACConfig, Weights
 from merpo.data.types import Transitions
 from merpo.dynamics.ensemble import DynamicsConfig, TargetScale
-from merpo.dynamics.fit import FittedModel
+from merpo.dynamics.fit import FittedModel, map_groups
 from merpo.dynamics.imagination import Ring, imagine
 from merpo.dynamics.termination import Termination
 from merpo.errors import ConfigError
@@ -224,18 +223,6 @@ def init_meta(keys: PRNGKeyArray, tasks: int, obs_dim: int, act_dim: int, config
     )
 
 
-def _map_jobs(one: Callable[[Any], Any], packed: Any, group: int) -> Any:
-    """`one` over the leading [job] axis: equal groups by `vmap`, the groups one after another.
-
-    The group used is the largest divisor of the number of jobs up to `group`: a remainder would be compiled apart.
-    """
-    count = jax.tree.leaves(packed)[0].shape[0]
-    size = max(g for g in range(1, min(group, count) + 1) if count % g == 0)
-    if size == count:
-        return jax.vmap(one)(packed)
-    return jax.lax.map(one, packed, batch_size=size if size > 1 else None)
-
-
 def imagine_jobs(learners: Learner, rings: Ring, jobs: Jobs, key: PRNGKeyArray, config: MerPOConfig) -> Ring:
     """`refresh` for every job."""
 
@@ -244,7 +231,7 @@ def imagine_jobs(learners: Learner, rings: Ring, jobs: Jobs, key: PRNGKeyArray, 
         return refresh(learner, ring, jobs, task, fitted, k, config.rac)
 
     keys = jax.random.split(key, jobs.task.shape[0])
-    return _map_jobs(one, (learners, rings, jobs.task, jobs.fitted, keys), config.group)
+    return map_groups(one, (learners, rings, jobs.task, jobs.fitted, keys), config.group)
 
 
 def rac_jobs(
@@ -264,7 +251,7 @@ def rac_jobs(
         return rac_steps(learner, ring, jobs, task, anchor, weights, k, steps, gamma, config.rac)
 
     keys = jax.random.split(key, jobs.task.shape[0])
-    return _map_jobs(one, (learners, rings, jobs.task, jobs.weights, anchors, keys), config.group)
+    return map_groups(one, (learners, rings, jobs.task, jobs.weights, anchors, keys), config.group)
 
 
 def _per_seed(x: Array, seeds: int) -> Array:

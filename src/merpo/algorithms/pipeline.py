@@ -125,7 +125,7 @@ def clone_policies(batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, co
     return bc.clone_jobs(
         actors, batch.stacked.transitions, index, rows.train[index],
         rows.count[index], rows.held[index], rows.held_valid[index], job_keys[1],
-        updates=config.bc_updates, batch=config.rac.batch, learning_rate=1e-3, group=min(config.group, jobs),
+        updates=config.bc_updates, batch=config.rac.batch, learning_rate=1e-3, group=config.group,
     )  # fmt: skip
 
 

@@ -51,6 +51,8 @@ class DynamicsConfig:
     """Largest number of gradient steps on one task from phi_m (the best on the hold-out is kept)."""
     check_every: int = 50
     """Steps between two hold-out evaluations while adapting."""
+    group: int = 1
+    """Tasks batched by `vmap`; groups follow one another. As `MerPOConfig.group`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.elites <= self.members:
@@ -61,7 +63,7 @@ class DynamicsConfig:
             raise ConfigError(f"meta_rate={self.meta_rate}: expected a share in (0, 1].")
         if self.eta < 0.0:
             raise ConfigError(f"eta={self.eta}: expected a weight >= 0.")
-        for name in ("batch", "inner_steps", "adapt_steps", "check_every", "holdout_rows"):
+        for name in ("batch", "inner_steps", "adapt_steps", "check_every", "holdout_rows", "group"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 1.")
         if self.adapt_steps % self.check_every:

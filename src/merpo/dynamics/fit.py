@@ -8,8 +8,9 @@ phi_m <- phi_m - step 2 eta mean_n (phi_m - phi_n), i.e. phi_m moves a share `me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -143,6 +144,18 @@ def fit_steps(
     return model, opt_state, jnp.mean(nll)
 
 
+def map_groups(one: Callable[[Any], Any], packed: Any, group: int) -> Any:
+    """`one` over the leading axis of `packed`: equal groups by `vmap`, the groups one after another by `lax.map`.
+
+    The group used is the largest divisor of the axis up to `group`: a remainder would be compiled apart.
+    """
+    count = jax.tree.leaves(packed)[0].shape[0]
+    size = max(g for g in range(1, min(group, count) + 1) if count % g == 0)
+    if size == count:
+        return jax.vmap(one)(packed)
+    return jax.lax.map(one, packed, batch_size=size if size > 1 else None)
+
+
 def meta_iteration(
     meta: Ensemble,
     stacked: Stacked,
@@ -169,7 +182,7 @@ def meta_iteration(
         )  # fmt: skip
         return phi, nll
 
-    phis, nll = jax.lax.map(one, (picked, jax.random.split(inner, tasks_per_iteration)))
+    phis, nll = map_groups(one, (picked, jax.random.split(inner, tasks_per_iteration)), config.group)
     meta = jax.tree.map(lambda m, p: m - rate * (m - jnp.mean(p, axis=0)), meta, phis)
     return meta, jnp.mean(nll)
 
@@ -260,4 +273,4 @@ def adapt_models(
         return adapt_one(meta, meta, data, own, scale, k, config, learn_termination)
 
     keys = jax.random.split(key, rows.count.shape[0])
-    return jax.lax.map(one, (stacked.transitions, rows, keys))
+    return map_groups(one, (stacked.transitions, rows, keys), config.group)
