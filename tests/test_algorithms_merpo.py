@@ -1,0 +1,151 @@
+"""The meta-policy's loss at its analytic optimum, its steps, the meta-critic, and behaviour cloning's known optimum."""
+
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+from merpo import ConfigError, DynamicsConfig, MerPOConfig, RACConfig
+from merpo.algorithms import bc
+from merpo.algorithms.merpo import meta_policy_loss, meta_policy_steps
+from merpo.algorithms.presets import SMALL, STANDARD, default_config
+from merpo.data.types import SetInfo, Transitions
+from merpo.networks import TanhGaussian
+from toys import actor
+
+MEANS = np.array([[0.5, -0.2], [-0.3, 0.4], [0.1, 0.9]])
+STDS = np.array([[0.3, 0.5], [0.2, 0.7], [0.6, 0.4]])
+
+
+def gaussian_actor(mean, log_std):
+    """An actor whose action distribution is the given one at the observation zero (biases alone)."""
+    base = jax.tree.map(jnp.zeros_like, actor(0, 1, 2, hidden=()))
+    mean, log_std = np.asarray(mean, np.float64), np.asarray(log_std, np.float64)
+    bias = np.concatenate([5.0 * np.arctanh(mean / 5.0), np.arctanh((log_std + 5.0) / 3.0 - 1.0)])
+    return eqx.tree_at(lambda a: a.net.layers[0].bias, base, jnp.asarray(bias, jnp.float32))
+
+
+def policies(means=MEANS, stds=STDS) -> TanhGaussian:
+    return TanhGaussian(jnp.asarray(means[:, None], jnp.float32), jnp.asarray(np.log(stds)[:, None], jnp.float32))
+
+
+OBS = jnp.zeros((3, 1, 1), jnp.float32)
+
+
+@jax.jit
+def loss_and_bias_gradient(meta, weight):
+    loss, grads = jax.value_and_grad(meta_policy_loss)(meta, policies(), OBS, weight)
+    return loss, grads.net.layers[0].bias
+
+
+def mixture(weight):
+    w = np.asarray(weight) / np.sum(weight)
+    mean = w @ MEANS
+    return mean, np.sqrt(w @ (STDS**2 + MEANS**2) - mean**2)
+
+
+@pytest.mark.parametrize("weight", [[1.0, 1.0, 1.0], [0.2, 3.0, 1.0]])
+def test_meta_policy_is_the_moment_matched_mixture(weight):
+    """sum_n w_n KL(pi_n || pi_c) is least where pi_c has the mixture's mean and variance (mass covering)."""
+    weight_now = jnp.asarray(weight, jnp.float32)
+    mean, std = mixture(weight)
+    best, gradient = loss_and_bias_gradient(gaussian_actor(mean, np.log(std)), weight_now)
+    np.testing.assert_allclose(gradient, 0.0, atol=2e-6)
+    for shift, stretch in ((0.1, 0.0), (-0.1, 0.0), (0.0, 0.2), (0.0, -0.2)):
+        near, slope = loss_and_bias_gradient(gaussian_actor(mean + shift, np.log(std) + stretch), weight_now)
+        assert float(near) > float(best)
+        assert np.abs(slope).max() > 1e-3
+
+
+def test_scale_of_the_weights_does_not_matter():
+    meta = gaussian_actor([0.0, 0.0], [-1.0, -1.0])
+    a, b = (loss_and_bias_gradient(meta, jnp.asarray(w, jnp.float32)) for w in ([1.0, 2.0, 3.0], [0.01, 0.02, 0.03]))
+    np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
+    np.testing.assert_allclose(a[1], b[1], rtol=1e-4, atol=1e-6)
+    still, gradient = loss_and_bias_gradient(meta, jnp.zeros(3, jnp.float32))  # alpha = 1 everywhere
+    assert float(still) == 0.0
+    assert not np.any(gradient)
+
+
+def test_meta_policy_steps_reach_the_optimum():
+    """Distilling three constant policies ends at the mixture, whatever the states are."""
+    config = replace(SMALL, meta_lr=0.02)
+    actors = jax.tree.map(
+        lambda *x: jnp.stack(x), *(gaussian_actor(m, np.log(s)) for m, s in zip(MEANS, STDS, strict=True))
+    )
+    start = gaussian_actor([0.0, 0.0], [-1.0, -1.0])
+    states = jnp.zeros((600, 3, 2, 1), jnp.float32)
+    run = eqx.filter_jit(lambda m, o: meta_policy_steps(m, o, actors, states, jnp.ones(3, jnp.float32), config))
+    meta, _, _ = run(start, optax.adam(config.meta_lr).init(start))
+    found = eqx.filter_jit(meta)(jnp.zeros((1, 1), jnp.float32))
+    mean, std = mixture([1, 1, 1])
+    np.testing.assert_allclose(found.mean[0], mean, atol=5e-3)
+    np.testing.assert_allclose(np.exp(found.log_std[0]), std, atol=5e-3)
+
+
+def test_cloning_reaches_the_maximum_likelihood_policy():
+    """Actions tanh(u), u ~ N(m, s): the best policy has the sample's mean and deviation of atanh(a)."""
+    rng = np.random.default_rng(0)
+    u = np.array([0.4, -0.6]) + np.array([0.3, 0.5]) * rng.normal(size=(400, 2))
+    f32 = np.float32
+    zero = jnp.zeros((400,), jnp.float32)
+    data = Transitions(zero[:, None], jnp.asarray(np.tanh(u).astype(f32)), zero, zero[:, None], zero > 0, zero > 0)
+    start = gaussian_actor([0.0, 0.0], [0.0, 0.0])
+    rows, held = jnp.arange(300), jnp.arange(300, 400)
+    stacked = jax.tree.map(lambda x: x[None], data)
+    cloned = bc.clone_jobs(
+        jax.tree.map(lambda x: x[None], start), stacked, jnp.zeros(1, jnp.int32), rows[None], jnp.asarray([300]),
+        held[None], jnp.ones((1, 100), bool), jax.random.split(jax.random.key(0), 1),
+        updates=600, batch=256, learning_rate=0.01, group=1,
+    )  # fmt: skip
+    best = eqx.filter_jit(jax.tree.map(lambda x: x[0], cloned.actor))(jnp.zeros((1, 1), jnp.float32))
+    np.testing.assert_allclose(best.mean[0], u[:300].mean(axis=0), atol=0.06)
+    np.testing.assert_allclose(np.exp(best.log_std[0]), u[:300].std(axis=0), atol=0.06)
+    logp = stats.norm.logpdf(u[300:], u[:300].mean(axis=0), u[:300].std(axis=0)) - np.log1p(-(np.tanh(u[300:]) ** 2))
+    assert float(cloned.nll[0]) == pytest.approx(-logp.sum(axis=1).mean(), abs=0.03)
+
+
+def test_hold_out_likelihood_counts_valid_rows():
+    a = gaussian_actor([0.1, 0.2], [-1.0, -0.5])
+    rng = np.random.default_rng(1)
+    action = rng.uniform(-0.9, 0.9, (6, 2)).astype(np.float32)
+    zero = jnp.zeros((6,), jnp.float32)
+    data = Transitions(zero[:, None], jnp.asarray(action), zero, zero[:, None], zero > 0, zero > 0)
+    found = jax.jit(bc.holdout_nll)(a, data, jnp.asarray([5, 1, 0, 0]), jnp.asarray([True, True, False, False]))
+    pre = np.arctanh(np.float64(action[[5, 1]]))
+    logp = stats.norm.logpdf(pre, [0.1, 0.2], np.exp([-1.0, -0.5])) - np.log1p(-(np.tanh(pre) ** 2))
+    assert float(found) == pytest.approx(-logp.sum(axis=1).mean(), rel=1e-4)
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("train_updates", {"train_updates": 0}),
+        ("adapt_updates", {"adapt_updates": 0}),
+        ("meta_every", {"meta_every": 0}),
+        ("meta_every", {"meta_every": 7}),
+        ("meta_batch", {"meta_batch": 0}),
+        ("group", {"group": 0}),
+        ("bc_updates", {"bc_updates": 0}),
+        ("train_updates", {"train_updates": 10_001}),
+        ("adapt_updates", {"adapt_updates": 1}),
+        ("rollout_rows", {"rac": RACConfig(rollout_rows=501)}),
+        ("elites", {"dynamics": DynamicsConfig(elites=3)}),
+    ],
+)
+def test_settings_outside_their_range(name, bad):
+    with pytest.raises(ConfigError, match=name):
+        MerPOConfig(**bad)
+
+
+def test_default_settings_follow_the_dimensions():
+    assert default_config(SetInfo("a", 1, "medium", 2, 2, 0.9, 20)) is SMALL
+    assert default_config(SetInfo("b", 1, "medium", 17, 6, 0.99, 200)) is STANDARD
