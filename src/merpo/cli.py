@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 from merpo.errors import MerpoError
 
@@ -74,8 +75,6 @@ def _explain(error: Exception) -> bool:
 
 
 def _run(args: list[str]) -> None:
-    from typing import Annotated
-
     import tyro
 
     from merpo.commands.adapt import Adapt, run_adapt
@@ -86,7 +85,7 @@ def _run(args: list[str]) -> None:
     from merpo.commands.session import use_compilation_cache
     from merpo.commands.train import Train, run_train
 
-    runners = {
+    runners: dict[type, Callable[[Any], None]] = {
         Train: run_train,
         Adapt: run_adapt,
         Evaluate: run_evaluate,
@@ -94,7 +93,7 @@ def _run(args: list[str]) -> None:
         Behaviour: run_behaviour,
         Quickstart: run_quickstart,
     }
-    command = (
+    command: Any = (
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Adapt, tyro.conf.subcommand("adapt")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
@@ -103,7 +102,7 @@ def _run(args: list[str]) -> None:
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
     )
     options = tyro.cli(
-        command,  # type: ignore[arg-type]
+        command,
         prog="merpo",
         description=DESCRIPTION,
         args=args,
