@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from merpo.algorithms.rac import clone_term
 from merpo.data.types import Transitions
@@ -80,7 +80,7 @@ def clone_jobs(
     count: Int[Array, " job"],
     held: Int[Array, "job held"],
     valid: Bool[Array, "job held"],
-    keys: PRNGKeyArray,
+    keys: Key[Array, " job"],
     *,
     updates: int,
     batch: int,

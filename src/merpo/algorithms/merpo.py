@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from merpo.algorithms import rac
 from merpo.algorithms.rac import Learner, RACConfig, Weights
@@ -211,7 +211,7 @@ def init_rings(jobs: int, obs_dim: int, act_dim: int, config: RACConfig) -> Ring
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (jobs, *x.shape)), one)
 
 
-def init_meta(keys: PRNGKeyArray, tasks: int, obs_dim: int, act_dim: int, config: MerPOConfig) -> MetaState:
+def init_meta(keys: Key[Array, " seed"], tasks: int, obs_dim: int, act_dim: int, config: MerPOConfig) -> MetaState:
     """Meta-training's first state, one seed per key; all tasks of a seed start from the same networks."""
     actor, critic = jax.vmap(lambda k: rac.networks(k, obs_dim, act_dim, config.rac))(keys)
     return MetaState(

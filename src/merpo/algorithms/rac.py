@@ -11,7 +11,7 @@ deviation of the reward, as in the tabular solution Q = B Q - beta (rho - d) / d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -38,6 +38,8 @@ class RACConfig:
     """Adam step size of the actor."""
     critic_lr: float = 1e-3
     """Adam step size of the critics."""
+    lr_final: float = 0.1
+    """Both step sizes fall linearly to this share over the phase (meta-training or adaptation)."""
     batch: int = 256
     """Rows per update, real and imagined together."""
     real_fraction: float = 0.5
@@ -74,7 +76,12 @@ class RACConfig:
     """Imagined transitions kept per task."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (("alpha", 0.0, 1.0), ("real_fraction", 0.0, 1.0), ("tau", 0.0, 1.0)):
+        for name, low, high in (
+            ("alpha", 0.0, 1.0),
+            ("lr_final", 0.0, 1.0),
+            ("real_fraction", 0.0, 1.0),
+            ("tau", 0.0, 1.0),
+        ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name}={value}: expected a number in [{low:g}, {high:g}].")
@@ -103,11 +110,13 @@ class RACConfig:
 class Weights(eqx.Module):
     """The balance as traced numbers, so that a grid of them is one mapped axis."""
 
-    alpha: Float[Array, ""]
-    beta: Float[Array, ""]
-    floor: Float[Array, ""]
+    alpha: Float[Array, "*job"]
+    beta: Float[Array, "*job"]
+    floor: Float[Array, "*job"]
     """-E_D[log pi_b] of a fitted behaviour policy: subtracted from the clone term under dual ascent, since a density
     is unbounded and only its excess over the best fit estimates KL(pi_beta || pi)."""
+    pace: Float[Array, ""]
+    """1 / updates of the phase: how fast the step sizes fall."""
 
 
 class Learner(eqx.Module):
@@ -146,6 +155,11 @@ def networks(key: PRNGKeyArray, obs_dim: int, act_dim: int, config: RACConfig) -
     actor = Actor(obs_dim, act_dim, config.actor_hidden, k_actor)
     critic = TwinCritic(obs_dim, act_dim, config.critic_hidden, k_critic, layer_norm=config.critic_layer_norm)
     return actor, critic
+
+
+def _stepped(params: Any, steps: Any, factor: Float[Array, ""]) -> Any:
+    """Parameters after `factor` times the optimiser's step."""
+    return jax.tree.map(lambda p, u: p + factor * u, params, steps)
 
 
 def bellman_target(
@@ -247,6 +261,7 @@ def update(
 ) -> tuple[Learner, dict[str, Array]]:
     """One RAC update of one task: critics, actor, temperature, lambda, targets."""
     k_next, k_push, k_actor = jax.random.split(key, 3)
+    left = 1.0 - (1.0 - config.lr_final) * jnp.minimum(state.step.astype(jnp.float32) * weights.pace, 1.0)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, model)
 
     y = bellman_target(state.target, state.actor, both, gamma, k_next)
@@ -256,7 +271,7 @@ def update(
         state.critic, real, model, pushed, y, weights.beta * (1.0 - gamma), config.real_fraction
     )
     steps, critic_opt = optax.adam(config.critic_lr).update(grads, state.critic_opt)
-    critic = optax.apply_updates(state.critic, steps)
+    critic = _stepped(state.critic, steps, left)
     target = optax.incremental_update(critic, state.target, config.tau)
 
     y_real = y[: config.real_rows]
@@ -269,7 +284,7 @@ def update(
         jnp.maximum(scale, 1e-6), k_actor,
     )  # fmt: skip
     steps, actor_opt = optax.adam(config.actor_lr).update(grads, state.actor_opt)
-    actor = optax.apply_updates(state.actor, steps)
+    actor = _stepped(state.actor, steps, left)
 
     act_dim = real.action.shape[-1]
     shortfall = jnp.clip(config.target_entropy - found["actor/entropy"] / act_dim, -1.0, 1.0)
