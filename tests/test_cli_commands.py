@@ -1,0 +1,242 @@
+"""The commands end to end on tiny settings, through the real entry point."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import merpo
+from merpo.cli import main
+from merpo.commands import quickstart as quickstart_module
+from merpo.commands.record import read_record
+from merpo.evaluation import results_from_json
+from merpo.runs import read_metrics
+
+TINY = {
+    "train_updates": 20,
+    "adapt_updates": 20,
+    "bc_updates": 20,
+    "meta_every": 10,
+    "meta_steps": 1,
+    "group": 1,
+    "rac": {
+        "actor_hidden": [4],
+        "critic_hidden": [4],
+        "batch": 8,
+        "rollout_length": 1,
+        "rollout_rows": 10,
+        "imagine_every": 10,
+        "buffer": 20,
+    },
+    "dynamics": {
+        "hidden": [4],
+        "members": 2,
+        "elites": 1,
+        "batch": 8,
+        "meta_iterations": 2,
+        "inner_steps": 1,
+        "adapt_steps": 2,
+        "check_every": 1,
+    },
+}
+SET = "point-robot-wind/medium"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A data folder of its own, no compilation cache, and a file with tiny settings."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MERPO_DATA_DIR", str(folder / "data"))
+    patch.setenv("MERPO_CACHE_DIR", "off")
+    patch.delenv("MERPO_DEBUG", raising=False)
+    # optax counts its steps in int32 and raises a float to them; threads do not inherit a context manager
+    before = jax.config.values["jax_numpy_dtype_promotion"]
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    yield folder
+    jax.config.update("jax_numpy_dtype_promotion", before)
+    patch.undo()
+
+
+def train(home, out, *more):
+    return main(["train", SET, "--out", str(out), "--episodes", "2", "--config", str(home / "tiny.json"), *more])
+
+
+@pytest.fixture(scope="module")
+def run(home):
+    """A run folder trained with two seeds, adapted to two tasks and evaluated."""
+    out = home / "run"
+    assert train(home, out, "--seeds", "0", "3", "--alpha", "0.3") == 0
+    assert main(["adapt", str(out), "--tasks", "task-041", "task-044", "--episodes", "1"]) == 0
+    assert main(["evaluate", str(out), "--episodes", "2", "--results", str(home / "copy.json")]) == 0
+    return out
+
+
+def test_a_run_folder_records_settings_data_and_metrics(run):
+    record = read_record(run)
+    assert (record.data.name, record.data.episodes, record.data.seed) == (SET, 2, 0)
+    assert record.seeds == (0, 3)
+    assert record.train_tasks == 40
+    assert {"train", "evaluate", "adapt merpo"} <= set(record.seconds)
+    config = json.loads((run / "config.json").read_text())["config"]
+    assert config["rac"]["alpha"] == 0.3
+    assert config["rac"]["actor_hidden"] == [4]
+    steps = [row["step"] for row in read_metrics(run) if "critic/td" in row]
+    assert steps == [10, 20]
+    assert (run / "curves" / "train.safetensors").exists()
+    assert [r["step"] for r in read_metrics(run / "curves" / "merpo.jsonl")] == [10, 20]
+
+
+def test_stored_policies_are_those_of_the_checkpoint(run, home):
+    meta = merpo.Meta.load(run / "checkpoint.safetensors")
+    assert meta.seeds == (0, 3)
+    tasks = [t.select([0]) for t in merpo.load(SET, episodes=2).test if t.name in ("task-041", "task-044")]
+    again = meta.adapt_many(tasks, "merpo")
+    stored = merpo.PolicySet.load(run / "policies" / "merpo.safetensors")
+    assert stored.tasks == ("task-041", "task-044")
+    obs = np.asarray([[0.3, -0.2]], np.float32)
+    for seed in (0, 3):
+        np.testing.assert_array_equal(stored.policy("task-044", seed)(obs), again.policy("task-044", seed)(obs))
+
+
+def test_evaluation_writes_complete_results(run, home):
+    results = results_from_json(json.loads((run / "results.json").read_text()))
+    assert list(results.returns) == ["meta-policy", "bc", "rac", "merpo"]
+    assert all(r.shape == (2, 2, 2) for r in results.returns.values())
+    logged = [t.select([0]).returns().mean() for t in merpo.load(SET, episodes=2).test]
+    np.testing.assert_allclose(results.behaviour, [logged[1], logged[4]])
+    assert results.normalisable
+    assert "20 updates" in results.protocol.budget
+    assert results.protocol.versions["jax"]
+    assert results.protocol.wall_time_s > 0
+    assert (home / "copy.json").read_bytes() == (run / "results.json").read_bytes()
+    assert "| method |" in (run / "results.md").read_text()
+    assert (run / "returns.png").stat().st_size > 10_000
+
+
+def test_adapting_to_something_else_removes_the_old_policies(run, home, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    assert main(["adapt", str(copy), "--tasks", "task-041", "task-044", "--methods", "bc"]) == 0
+    assert sorted(p.stem for p in (copy / "policies").iterdir()) == ["bc"]
+    assert read_record(copy).adapted["methods"] == ["bc"]
+    assert main(["evaluate", str(copy), "--episodes", "1", "--no-figure"]) == 0
+    results = results_from_json(json.loads((copy / "results.json").read_text()))
+    assert list(results.returns) == ["meta-policy", "bc"]
+
+
+def complaint(capsys, args):
+    assert main([str(a) for a in args]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    return err
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def test_a_run_folder_that_exists_is_kept(home, copy, capsys):
+    before = (copy / "checkpoint.safetensors").read_bytes()
+    assert train(home, copy) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (copy / "checkpoint.safetensors").read_bytes() == before
+    assert (copy / "policies" / "merpo.safetensors").exists()
+
+
+def test_checkpoint_of_another_configuration(copy, capsys):
+    record = json.loads((copy / "config.json").read_text())
+    record["config"]["rac"]["lam"] = 0.77
+    (copy / "config.json").write_text(json.dumps(record))
+    err = complaint(capsys, ["adapt", copy])
+    assert "another configuration" in err
+    assert "rac.lam" in err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed"])
+def test_damaged_checkpoint(copy, capsys, damage):
+    path = copy / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        content = content[:-100]
+    else:
+        content[-1] ^= 1
+    path.write_bytes(content)
+    assert "checkpoint" in complaint(capsys, ["adapt", copy])
+
+
+def test_unknown_tasks_methods_and_nothing_adapted(copy, capsys):
+    assert "task-999" in complaint(capsys, ["adapt", copy, "--tasks", "task-999"])
+    assert "methods='combo'" in complaint(capsys, ["adapt", copy, "--methods", "combo"])
+    assert "episodes=0" in complaint(capsys, ["adapt", copy, "--episodes", "0"])
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**record, "adapted": {}}))
+    assert "merpo adapt" in complaint(capsys, ["evaluate", copy])
+
+
+def test_data_commands(home, capsys):
+    assert (
+        main(["data", "generate", "point-robot-goal", "--quality", "random", "--episodes", "1", "--name", "my/set"])
+        == 0
+    )
+    assert main(["data", "list"]) == 0
+    assert "my/set" in capsys.readouterr().out
+    assert main(["data", "info", "my/set", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["train_tasks"] == 80
+    assert main(["data", "check", "my/set"]) == 0
+    assert "can be learned from" in capsys.readouterr().out
+    assert main(["data", "generate", "point-robot-goal", "--episodes", "1", "--name", "my/set"]) == 2
+    assert "already" in capsys.readouterr().err
+
+
+def test_behaviour_list_shows_recorded_returns(home, capsys):
+    assert main(["behaviour", "list"]) == 0
+    out = capsys.readouterr().out
+    assert "half-cheetah-fwd-back" in out
+    assert "expert" in out
+
+
+@pytest.mark.slow
+def test_quickstart(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(quickstart_module, "EPISODES", 2)
+    args = ["quickstart", "--out", str(tmp_path / "q"), "--config", str(home / "tiny.json"), "--verbose"]
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    for name, tasks in (("point-robot-goal", 20), ("point-robot-wind", 10)):
+        folder = tmp_path / "q" / name
+        assert (folder / "paths.png").stat().st_size > 10_000
+        assert (folder / "returns.png").stat().st_size > 10_000
+        assert f"of {tasks} unseen tasks" in out
+        assert f"Stage times of {name}" in out
+    assert "blind to the wind" in out
+
+
+def script(home, *args):
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", "merpo.cli", *args], capture_output=True, text=True, env=env, check=False
+    )
+
+
+def test_help_names_every_command():
+    done = script(None, "--help")
+    assert done.returncode == 0
+    for command in ("train", "adapt", "evaluate", "data", "behaviour", "quickstart"):
+        assert command in done.stdout
+
+
+def test_an_error_is_one_line_without_a_traceback(home):
+    done = script(home, "data", "info", "no/such-set")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "no/such-set" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    shown = script(home, "data", "info", "no/such-set", "--debug")
+    assert "Traceback" in shown.stderr
