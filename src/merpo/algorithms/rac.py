@@ -115,7 +115,7 @@ class Weights(eqx.Module):
     floor: Float[Array, "*job"]
     """-E_D[log pi_b] of a fitted behaviour policy: subtracted from the clone term under dual ascent, since a density
     is unbounded and only its excess over the best fit estimates KL(pi_beta || pi)."""
-    pace: Float[Array, ""]
+    pace: Float[Array, "*job"]
     """1 / updates of the phase: how fast the step sizes fall."""
 
 
