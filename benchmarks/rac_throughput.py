@@ -121,7 +121,7 @@ def problem(tasks: int) -> tuple[Any, ...]:
     jobs = Jobs(
         rows(), full, jnp.arange(tasks, dtype=jnp.int32), fitted, TargetScale(out, out, state, state),
         Termination("never", jnp.zeros(0, jnp.int32), none, none),
-        rac.Weights(number(0.4), number(0.1), number(0.0)),
+        rac.Weights(alpha=number(0.4), beta=number(0.1), floor=number(0.0), pace=number(1e-4)),
     )  # fmt: skip
     anchors = jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), actor)
     return learners, rings, jobs, anchors, jax.random.split(jax.random.key(2), tasks)

@@ -25,8 +25,8 @@ def number(x):
     return jnp.asarray(x, jnp.float32)
 
 
-def weights(alpha=0.4, beta=0.5, floor=0.0):
-    return rac.Weights(number(alpha), number(beta), number(floor))
+def weights(alpha=0.4, beta=0.5, floor=0.0, pace=0.0):
+    return rac.Weights(alpha=number(alpha), beta=number(beta), floor=number(floor), pace=number(pace))
 
 
 def decided(seed: int, spread: float = 1.0):
@@ -307,6 +307,17 @@ def test_critic_step_is_adam_on_the_critic_loss(update, state):
     # Adam's first moment after one step is a tenth of the gradient
     for mu, g in zip(*map(jax.tree.leaves, (new.critic_opt[0].mu, grads)), strict=True):
         np.testing.assert_allclose(10 * np.asarray(mu), g, atol=0.01)
+
+
+def test_step_sizes_fall_linearly_over_the_phase(update, state):
+    """After a share x of the updates every step is 1 - (1 - lr_final) x of the full one."""
+    full, _ = update(state, REAL, MODEL, actor(1), weights(), jax.random.key(0))
+    for step, factor in ((2, 1 - 0.5 * (1 - CONFIG.lr_final)), (9, CONFIG.lr_final)):
+        later = eqx.tree_at(lambda s: s.step, state, jnp.asarray(step, jnp.int32))
+        new, _ = update(later, REAL, MODEL, actor(1), weights(pace=0.25), jax.random.key(0))
+        # the critic's step alone: the actor's also sees the value scale, which depends on the step
+        for old, a, b in zip(*map(jax.tree.leaves, (state.critic, full.critic, new.critic)), strict=True):
+            np.testing.assert_allclose(np.asarray(b) - old, factor * (np.asarray(a) - old), rtol=1e-2, atol=2e-7)
 
 
 # --- dual variables

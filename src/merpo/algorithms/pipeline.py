@@ -105,11 +105,17 @@ def make_jobs(
     seeds: int,
     alpha: float,
     beta: float,
+    updates: int,
 ) -> Jobs:
     """One job per (seed, task), seeds outermost; `fitted` and `floor` have that leading axis already."""
     tasks = int(batch.rows.count.shape[0])
     jobs = tasks * seeds
-    weights = Weights(jnp.full((jobs,), alpha, jnp.float32), jnp.full((jobs,), beta, jnp.float32), floor)
+    weights = Weights(
+        alpha=jnp.full((jobs,), alpha, jnp.float32),
+        beta=jnp.full((jobs,), beta, jnp.float32),
+        floor=floor,
+        pace=jnp.full((jobs,), 1.0 / updates, jnp.float32),
+    )
     index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), seeds)
     return Jobs(batch.stacked.transitions, batch.stacked.size, index, fitted, scale, termination, weights)
 
@@ -117,7 +123,6 @@ def make_jobs(
 def clone_policies(batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, config: MerPOConfig) -> bc.Cloned:
     """Behaviour cloning of every task for every seed's key: [job] leaves, seeds outermost."""
     tasks = int(batch.rows.count.shape[0])
-    jobs = tasks * len(keys)
     job_keys = jnp.concatenate([jax.random.split(k, 2 * tasks).reshape(2, tasks) for k in keys], axis=1)
     actors = jax.vmap(lambda k: Actor(info.obs_dim, info.act_dim, config.rac.actor_hidden, k))(job_keys[0])
     index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(keys))
@@ -174,7 +179,9 @@ def fit(
     if config.rac.lam_mode == "dual":
         keys = [jax.random.fold_in(jax.random.key(s), 2) for s in seeds]
         floor = clone_policies(batch, keys, info, config).nll
-    jobs = make_jobs(batch, models, scale, termination, floor, len(seeds), config.rac.alpha, config.rac.beta)
+    jobs = make_jobs(
+        batch, models, scale, termination, floor, len(seeds), config.rac.alpha, config.rac.beta, config.train_updates
+    )
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 3) for s in seeds])
     state = merpo.init_meta(init_keys, len(tasks), info.obs_dim, info.act_dim, config)
     # All seeds share one stream here: the per-job keys split from it are independent.
@@ -246,7 +253,9 @@ def adapt(
         keys = [jax.random.fold_in(jax.random.key(s), 6) for s in seeds]
         floor = clone_policies(batch, keys, info, config).nll
     alpha = config.rac.alpha if method == "merpo" else 1.0
-    jobs = make_jobs(batch, models, learned.scale, termination, floor, len(seeds), alpha, config.rac.beta)
+    jobs = make_jobs(
+        batch, models, learned.scale, termination, floor, len(seeds), alpha, config.rac.beta, config.adapt_updates
+    )
 
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 7) for s in seeds])
     fresh_actor, fresh_critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, config.rac))(init_keys)
