@@ -1,0 +1,216 @@
+"""The front door: fit, adapt, act, save and load, on generated point-robot logs and on logs of one's own."""
+
+import pickle
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+import merpo
+import merpo.tasks
+from merpo import ConfigError, DataError, DynamicsConfig, MerPOConfig, RACConfig, StorageError
+from merpo.data import Preparation, TaskSet
+from merpo.tasks import Family
+from toys import linear_info, linear_task
+
+TINY = MerPOConfig(
+    rac=RACConfig(
+        actor_hidden=(6,), critic_hidden=(6,), batch=8, rollout_length=2, rollout_rows=4, imagine_every=4, buffer=24
+    ),
+    dynamics=DynamicsConfig(
+        hidden=(4,), members=2, elites=2, batch=4, meta_iterations=2, inner_steps=2, adapt_steps=4, check_every=2
+    ),
+    train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_batch=4, bc_updates=20,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data():
+    """A point-robot set cut down to three training and two test tasks."""
+    whole = merpo.tasks.generate("point-robot-wind", "medium", episodes=3, seed=0)
+    return replace(whole, tasks=(*whole.train.tasks[:3], *whole.test.tasks[:2]))
+
+
+@pytest.fixture(scope="module")
+def forbidden():
+    """From here on any call of a simulator is a failure."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(*args, **settings):
+            raise AssertionError("learning called a simulator")
+
+        for name in ("rollout", "make_simulator", "dynamics", "reward"):
+            patch.setattr(Family, name, refuse, raising=name == "rollout")
+        patch.setattr(merpo.tasks, "generate", refuse)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fitted(data, forbidden):
+    """Two seeds, with the reports made on the way."""
+    reports = []
+    meta = merpo.MerPO(TINY, seeds=(3, 5)).fit(data.train, report=lambda *figures: reports.append(figures))
+    return meta, reports
+
+
+@pytest.fixture(scope="module")
+def adapted(fitted, data):
+    return fitted[0].adapt_many(data.test)
+
+
+def test_fit_reports_and_keeps_its_curves(fitted):
+    meta, reports = fitted
+    assert [r[1] for r in reports if r[0] == "meta-training"] == [4, 8]
+    assert all(done <= total for _, done, total, _ in reports)
+    assert all(np.isfinite(list(figures.values())).all() for *_, figures in reports)
+    assert meta.curves["critic/td"].shape == (2, 2, 3)
+    assert meta.seeds == (3, 5)
+
+
+def test_adapt_and_act(fitted, adapted, data):
+    assert adapted.tasks == tuple(t.name for t in data.test)
+    policy = adapted.policy(data.test[1].name, seed=5)
+    rng = np.random.default_rng(0)
+    batch = rng.normal(size=(7, 2))
+    action = policy(batch)
+    assert action.shape == (7, 2)
+    assert action.dtype == np.float32
+    assert np.abs(action).max() <= 1.0
+    np.testing.assert_allclose(policy(batch[2]), action[2], rtol=1e-5)
+    drawn = policy(batch, deterministic=False, seed=1)
+    np.testing.assert_array_equal(drawn, policy(batch, deterministic=False, seed=1))
+    assert not np.array_equal(drawn, policy(batch, deterministic=False, seed=2))
+    assert not np.array_equal(drawn, action)
+    by_hand = np.asarray(eqx.filter_jit(policy.actor)(policy.preparation.obs(batch.astype(np.float32))).mean)
+    np.testing.assert_allclose(action, np.tanh(by_hand), rtol=1e-5, atol=1e-6)
+
+
+def test_other_seeds_and_tasks_have_their_own_policies(adapted):
+    weight = np.asarray(adapted.tree.actor.net.layers[0].weight)
+    assert weight.shape[:2] == (2, 2)
+    assert len({w.tobytes() for w in weight.reshape(4, -1)}) == 4
+
+
+def test_unknown_method(fitted, data):
+    with pytest.raises(ConfigError, match="method='ppo'"):
+        fitted[0].adapt_many(data.test, "ppo")
+
+
+def test_meta_policy_method_is_the_unadapted_policy(fitted, data):
+    found = fitted[0].adapt_many(data.test, "meta-policy")
+    for leaf, start in zip(
+        jax.tree.leaves(found.tree.actor), jax.tree.leaves(fitted[0].learned.meta_actor), strict=True
+    ):
+        for t in range(2):
+            np.testing.assert_array_equal(leaf[:, t], start)
+
+
+def test_fit_repeats_bit_for_bit(fitted, data, tmp_path):
+    again = merpo.MerPO(TINY, seeds=(3, 5)).fit(data.train)
+    assert eqx.tree_equal(again.learned, fitted[0].learned)
+
+
+def test_meta_round_trip_adapts_bit_for_bit(fitted, adapted, data, tmp_path):
+    path = tmp_path / "meta.safetensors"
+    fitted[0].save(path)
+    loaded = merpo.Meta.load(path, TINY)
+    assert loaded.config == TINY
+    assert loaded.info == data.info
+    assert loaded.seeds == (3, 5)
+    again = loaded.adapt_many(data.test)
+    assert eqx.tree_equal(jax.device_get(again.tree.actor), jax.device_get(adapted.tree.actor))
+
+    with pytest.raises(ConfigError, match="configuration"):
+        merpo.Meta.load(path, replace(TINY, rac=replace(TINY.rac, actor_hidden=(7,))))
+    with pytest.raises(StorageError, match="kind"):
+        merpo.api.PolicySet.load(path)
+    content = path.read_bytes()
+    for cut in (7, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:cut])
+        with pytest.raises(StorageError):
+            merpo.Meta.load(path)
+    with pytest.raises(StorageError):
+        merpo.Meta.load(tmp_path / "nothing-here")
+
+
+class Planted:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_pickle_is_refused_unread(tmp_path):
+    path, mark = tmp_path / "meta.safetensors", tmp_path / "executed"
+    path.write_bytes(pickle.dumps(Planted(mark)))
+    for load in (merpo.Meta.load, merpo.api.PolicySet.load):
+        with pytest.raises(StorageError):
+            load(path)
+    assert not mark.exists()
+
+
+def test_policy_set_round_trip(adapted, data, tmp_path):
+    path = tmp_path / "policies.safetensors"
+    adapted.save(path)
+    loaded = merpo.api.PolicySet.load(path)
+    assert (loaded.method, loaded.tasks, loaded.seeds) == (adapted.method, adapted.tasks, adapted.seeds)
+    obs = np.random.default_rng(0).normal(size=(5, 2))
+    for task in range(2):
+        for seed in (3, 5):
+            np.testing.assert_array_equal(loaded.policy(task, seed)(obs), adapted.policy(task, seed)(obs))
+
+
+@pytest.mark.parametrize(
+    ("obs", "message"),
+    [
+        (np.zeros(3), r"\(3,\)"), (np.array([0.0, np.nan]), "NaN"),
+        (np.array([[0.0, np.inf]]), "infinite"),
+    ],
+)  # fmt: skip
+def test_policy_refuses_bad_observations(adapted, obs, message):
+    with pytest.raises(DataError, match=message):
+        adapted.policy(0)(obs)
+
+
+def test_stochastic_policy_needs_a_seed(adapted):
+    with pytest.raises(ConfigError, match="seed"):
+        adapted.policy(0)(np.zeros(2), deterministic=False)
+
+
+def test_rewards_in_other_units_change_nothing(fitted, data):
+    """Rewards times 128 (a power of two: exact in float32) give the same prepared data and the same policy."""
+
+    def scaled(factor):
+        def one(task):
+            reward = np.float32(factor) * task.transitions.reward
+            return replace(task, transitions=eqx.tree_at(lambda t: t.reward, task.transitions, reward))
+
+        return replace(data, tasks=tuple(one(t) for t in data.train))
+
+    again = merpo.MerPO(TINY, seeds=(3, 5)).fit(scaled(128.0)).learned
+    for part in ("meta_model", "meta_actor", "meta_critic"):
+        assert eqx.tree_equal(getattr(again, part), getattr(fitted[0].learned, part))
+    other = scaled(100.0)
+    for a, b in zip(data.train, other, strict=True):
+        x, y = (Preparation.fit(s).task(t).transitions.reward for s, t in ((data.train, a), (other, b)))
+        np.testing.assert_allclose(x, y, rtol=1e-5)
+
+
+def test_uneven_logs():
+    """A long log, a log of one episode, and a few one-step episodes among others: learned from and adapted to."""
+    logs = (
+        linear_task("long", 30, 0),
+        linear_task("alone", 1, 1),
+        linear_task("short", [1, 6, 1, 6], 2, terminated=True),
+    )
+    used = TaskSet(linear_info(termination="learned"), logs)
+    meta = merpo.MerPO(TINY).fit(used)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(meta.learned))
+    found = meta.adapt_many([linear_task("new", [4], 3, split="test"), linear_task("tiny", [2, 1], 4, split="test")])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.tree.actor))
+    assert found.policy("tiny")(np.zeros(2)).shape == (1,)
