@@ -181,6 +181,7 @@ class Meta:
 
     learned: Learned
     info: SetInfo
+    """Of the training data; `gamma` is the discount that was learned with."""
     config: MerPOConfig
     seeds: tuple[int, ...]
     curves: dict[str, Any] | None = None
@@ -285,6 +286,8 @@ class MerPO:
         used = replace(tasks, tasks=tuple(replace(t, split="train") for t in tasks))
         validate(used, on_constant=self.on_constant)
         config = self.config or default_config(tasks.info)
+        if config.rac.gamma is not None:
+            used = replace(used, info=replace(used.info, gamma=config.rac.gamma))
         preparation = Preparation.fit(used)
-        learned, curves = pipeline.fit(used.tasks, tasks.info, preparation, config, self.seeds, report)
-        return Meta(learned, tasks.info, config, self.seeds, curves)
+        learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report)
+        return Meta(learned, used.info, config, self.seeds, curves)

@@ -40,6 +40,11 @@ class RACConfig:
     """Adam step size of the critics."""
     lr_final: float = 0.1
     """Both step sizes fall linearly to this share over the phase (meta-training or adaptation)."""
+    gamma: float | None = None
+    """Discount used in learning; None takes the data set's. A shorter horizon converges in fewer updates."""
+    warmup: int = 0
+    """Updates at the start of a phase in which the actor only follows its anchors, while the critics learn to
+    evaluate it: improving on values that do not exist yet would only lead it astray."""
     batch: int = 256
     """Rows per update, real and imagined together."""
     real_fraction: float = 0.5
@@ -85,6 +90,8 @@ class RACConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name}={value}: expected a number in [{low:g}, {high:g}].")
+        if self.gamma is not None and not 0.0 <= self.gamma < 1.0:
+            raise ConfigError(f"gamma={self.gamma}: expected a discount in [0, 1), or None for the data set's own.")
         for name in ("lam", "beta", "temperature"):
             if getattr(self, name) < 0.0:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a weight >= 0.")
@@ -217,11 +224,13 @@ def actor_loss(
     lam: Float[Array, ""],
     temperature: Float[Array, ""],
     scale: Float[Array, ""],
+    improve: Float[Array, ""],
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """-E[min Q]/scale + lambda (alpha D(pi,pi_beta) + (1-alpha) KL(pi||pi_c)) + temperature E[log pi] (MerPO, 4).
 
-    The first rows of `obs` are the real ones, which `logged` belongs to.
+    The first rows of `obs` are the real ones, which `logged` belongs to. `improve` is 0 during the
+    warm-up, else 1: the weight of the first term.
     """
     policy = actor(obs)
     u = policy.sample_pre(key)
@@ -230,7 +239,7 @@ def actor_loss(
     n = logged.shape[0]
     clone = clone_term(TanhGaussian(policy.mean[:n], policy.log_std[:n]), logged)
     kl = jnp.mean(policy.kl(anchor(obs)))
-    loss = -jnp.mean(q) / scale + lam * (alpha * clone + (1.0 - alpha) * kl) + temperature * log_pi
+    loss = -improve * jnp.mean(q) / scale + lam * (alpha * clone + (1.0 - alpha) * kl) + temperature * log_pi
     metrics = {
         "actor/q": jnp.mean(q),
         "actor/clone": clone,
@@ -279,9 +288,10 @@ def update(
     scale = jnp.where(state.step == 0, spread, 0.995 * state.scale + 0.005 * spread)
 
     lam, temperature = jnp.exp(state.log_lam), jnp.exp(state.log_temperature)
+    improve = (state.step >= config.warmup).astype(jnp.float32)
     grads, found = jax.grad(actor_loss, has_aux=True)(
         state.actor, critic, anchor, both.obs, real.action, weights.alpha, lam, temperature,
-        jnp.maximum(scale, 1e-6), k_actor,
+        jnp.maximum(scale, 1e-6), improve, k_actor,
     )  # fmt: skip
     steps, actor_opt = optax.adam(config.actor_lr).update(grads, state.actor_opt)
     actor = _stepped(state.actor, steps, left)
