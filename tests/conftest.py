@@ -9,8 +9,8 @@ from jaxtyping import install_import_hook
 # Before anything of merpo is imported, so that every jaxtyping signature is enforced in the tests.
 install_import_hook("merpo", "beartype.beartype")
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

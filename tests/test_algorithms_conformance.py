@@ -144,7 +144,7 @@ def chunk():
     fitted = jax.tree.map(lambda *x: jnp.stack(x), *models)
     fitted = FittedModel(fitted, jnp.tile(jnp.arange(2, dtype=jnp.int32), (6, 1)), jnp.zeros((6, 2), jnp.float32))
     rule = pipeline.termination_rule(info, preparation)
-    jobs = pipeline.make_jobs(batch, fitted, scale, rule, jnp.zeros(6, jnp.float32), 2, 0.4, 0.1, 8)
+    jobs = pipeline.make_jobs(batch, fitted, scale, rule, jnp.zeros(6, jnp.float32), (0, 1), 0.4, 0.1, 8)
     state = merpo.init_meta(jax.random.split(jax.random.key(0), 2), 3, 2, 1, CONFIG)
 
     def run(seed=0, round_number=0, config=CONFIG):

@@ -33,9 +33,7 @@ def build(content, **options):
 
 def test_flags_bound_the_episodes_and_types_are_converted():
     content, walk = log()
-    data = from_arrays(
-        {"a": content, "b": content}, family="mine", test=["b"], parameters={"a": {"m": 2.0}}, gamma=0.5
-    )
+    data = from_arrays({"a": content, "b": content}, family="mine", test=["b"], parameters={"a": {"m": 2.0}}, gamma=0.5)
     assert [t.split for t in data] == ["train", "test"]
     assert data[0].episode_start.tolist() == [0, 3, 6]
     assert data[0].transitions.obs.dtype == np.float32
@@ -148,9 +146,7 @@ def test_arguments_that_do_not_fit():
 
 def test_one_step_decisions_are_said_to_be_so():
     content, _ = log(truncated=None, terminated=None, episode=range(6))
-    with pytest.raises(
-        DataError, match=r"every episode of every task has a single transition.*pass horizon=1"
-    ):
+    with pytest.raises(DataError, match=r"every episode of every task has a single transition.*pass horizon=1"):
         build(content)
     with pytest.raises(DataError, match=r"although info\.horizon=3"):
         build(content, horizon=3)

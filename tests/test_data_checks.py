@@ -115,9 +115,7 @@ def test_time_limits_stored_as_terminations():
 
 
 def test_reward_scales_and_horizon():
-    loud = with_array(
-        big("b", seed=1), reward=np.asarray(big("b", seed=1).transitions.reward) * np.float32(1000)
-    )
+    loud = with_array(big("b", seed=1), reward=np.asarray(big("b", seed=1).transitions.reward) * np.float32(1000))
     assert "'b'" in codes(big(), loud)["reward-scale"].message
     assert "horizon" in codes(make_task(lengths=(9,) * 20))
 

@@ -88,9 +88,7 @@ def damage_once(root, name, damage, without_flat, verify):
 def test_damage_is_noticed_or_harmless(root):
     SEEN.clear()
     damage_once(root)
-    assert (
-        SEEN["noticed"] >= 60
-    )  # the rest: a broken flat copy replaced by the Minari files, or one not looked at
+    assert SEEN["noticed"] >= 60  # the rest: a broken flat copy replaced by the Minari files, or one not looked at
     assert same(load(NAME, root), DATA)
 
 

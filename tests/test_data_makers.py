@@ -11,9 +11,7 @@ import numpy as np
 from merpo.data import SetInfo, TaskData, TaskSet, Transitions, validate
 from merpo.data.validation import FIELDS
 
-INFO = SetInfo(
-    "walk", 2, "medium", obs_dim=3, act_dim=2, gamma=0.9, horizon=6, seed=4, versions=(("numpy", "2"),)
-)
+INFO = SetInfo("walk", 2, "medium", obs_dim=3, act_dim=2, gamma=0.9, horizon=6, seed=4, versions=(("numpy", "2"),))
 
 
 def make_task(name: str = "a", split: str = "train", lengths=(6, 6, 3), seed: int = 0) -> TaskData:
@@ -50,9 +48,7 @@ def with_array(task: TaskData, **arrays: Any) -> TaskData:
     """The task with some arrays replaced, past the shape checks of the constructor."""
     names = [n for n in arrays if n != "episode_start"]
     if names:
-        t = eqx.tree_at(
-            lambda t: [getattr(t, n) for n in names], task.transitions, [arrays[n] for n in names]
-        )
+        t = eqx.tree_at(lambda t: [getattr(t, n) for n in names], task.transitions, [arrays[n] for n in names])
         task = replace(task, transitions=t)
     if "episode_start" in arrays:
         object.__setattr__(task, "episode_start", arrays["episode_start"])

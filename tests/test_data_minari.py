@@ -174,15 +174,11 @@ def test_minari_sets_that_do_not_fit(root):
         from_minari([], family="mine")
     with pytest.raises(DataError, match="'mine/left-v0' is used for two"):
         from_minari(["mine/left-v0", root / "mine/left-v0"], family="mine")
-    minari.create_dataset_from_buffers(
-        "mine/wide-v0", buffers(obs=4), observation_space=box(4), action_space=box(2)
-    )
+    minari.create_dataset_from_buffers("mine/wide-v0", buffers(obs=4), observation_space=box(4), action_space=box(2))
     with pytest.raises(DataError, match=r"'mine/wide-v0': obs has shape \(20, 4\), expected \(20, 3\)"):
         from_minari(["mine/left-v0", "mine/wide-v0"], family="mine")
     plain("mine/discrete-v0", action_space=gymnasium.spaces.Discrete(2))
-    with pytest.raises(
-        DataError, match=r"space is Discrete\(2\), expected a one-dimensional Box.*FlattenObs"
-    ):
+    with pytest.raises(DataError, match=r"space is Discrete\(2\), expected a one-dimensional Box.*FlattenObs"):
         from_minari(["mine/discrete-v0"], family="mine")
 
 

@@ -95,9 +95,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
 
 
 def test_one_step_episodes_and_tasks(tmp_path):
-    data = TaskSet(
-        replace(INFO, horizon=1), (make_task(lengths=(1,)), make_task("b", lengths=(1, 1), seed=2))
-    )
+    data = TaskSet(replace(INFO, horizon=1), (make_task(lengths=(1,)), make_task("b", lengths=(1, 1), seed=2)))
     folder = save(data, NAME, tmp_path)
     assert same(load(NAME, tmp_path), data)
     (folder / "flat.npz").unlink()
@@ -144,9 +142,7 @@ def test_a_missing_set_names_what_there_is(tmp_path):
     with pytest.raises(StorageError, match="Present: none"):
         load(NAME, tmp_path)
     save(make_set(), NAME, tmp_path)
-    with pytest.raises(
-        StorageError, match=r"no such data set.*Did you mean 'walk/medium'\? Present: walk/medium"
-    ):
+    with pytest.raises(StorageError, match=r"no such data set.*Did you mean 'walk/medium'\? Present: walk/medium"):
         load("walk/medum", tmp_path)
     with pytest.raises(StorageError, match="no such data set"):
         remove("walk/expert", tmp_path)
@@ -276,9 +272,7 @@ def test_stopping_at_any_write_leaves_the_earlier_set_or_none(tmp_path, monkeypa
                 if isinstance(error, OSError):
                     assert "The disk is full" in str(caught)  # noqa: PT017
         now = {k: v for k, v in files(tmp_path).items() if not k.startswith("walk/namespace")}
-        if (
-            overwrite and "walk/.tmp-old-medium/merpo.json" in now
-        ):  # stopped between the renames, all of them broken
+        if overwrite and "walk/.tmp-old-medium/merpo.json" in now:  # stopped between the renames, all of them broken
             now = {k.replace(".tmp-old-medium", "medium"): v for k, v in now.items()}
         assert now == {k: v for k, v in before.items() if not k.startswith("walk/namespace")}
         if overwrite:

@@ -54,9 +54,7 @@ def test_columns_that_differ_between_tasks():
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("obs", np.float64), ("reward", np.int32), ("terminated", np.uint8)]
-)
+@pytest.mark.parametrize(("name", "dtype"), [("obs", np.float64), ("reward", np.int32), ("terminated", np.uint8)])
 def test_wrong_dtypes(name, dtype):
     task = make_task()
     bad = with_array(task, **{name: np.asarray(getattr(task.transitions, name)).astype(dtype)})
@@ -73,9 +71,7 @@ def test_splits_and_names():
     fails(match="tasks is empty")
     fails(make_task(split="test"), match="none of the 1 tasks has split 'train'")
     fails(make_task("a"), make_task("a", "test"), match="'a' is used 2 times")
-    fails(
-        make_task(split="validation"), make_task("b"), match="split='validation', expected 'train' or 'test'"
-    )
+    fails(make_task(split="validation"), make_task("b"), match="split='validation', expected 'train' or 'test'")
 
 
 def test_actions_outside_their_bounds():
@@ -129,9 +125,7 @@ def test_constant_columns_over_all_training_tasks():
         *flat,
         match=r'1 of 3 column is constant over all training tasks \(column 1 = 0.25\).*on_constant="keep"',
     )
-    fails(
-        *flat, make_task("c", "test"), match="constant over all training tasks"
-    )  # test tasks do not excuse it
+    fails(*flat, make_task("c", "test"), match="constant over all training tasks")  # test tasks do not excuse it
     validate(TaskSet(INFO, tuple(flat)), on_constant="keep")
     other = changed(flat[1], "obs", (slice(None), 1), 0.5)
     validate(TaskSet(INFO, (flat[0], other)))  # constant within a task, telling between tasks

@@ -94,9 +94,7 @@ def test_probability_of_improvement_is_mann_whitney(ties):
     x, y = rng.normal(0.3, 1, (6, 3, 1)), rng.normal(0, 1, (9, 3, 1))
     if ties:
         x, y = np.round(x), np.round(y)
-    expected = np.mean(
-        [scipy.stats.mannwhitneyu(x[:, t, 0], y[:, t, 0]).statistic / (6 * 9) for t in range(3)]
-    )
+    expected = np.mean([scipy.stats.mannwhitneyu(x[:, t, 0], y[:, t, 0]).statistic / (6 * 9) for t in range(3)])
     interval = probability_of_improvement(x, y)
     assert interval.value == pytest.approx(expected)
     assert interval.low <= interval.value <= interval.high

@@ -79,9 +79,7 @@ def test_json_round_trip(references):
     assert data["summary"][3]["method"] == "merpo"
     assert [r.mean.value for r in summarise(again)] == [r.mean.value for r in summarise(results)]
     protocol = data["protocol"]
-    assert {"context", "policy", "checkpoint", "episodes", "seeds", "physics", "precision", "budget"} <= set(
-        protocol
-    )
+    assert {"context", "policy", "checkpoint", "episodes", "seeds", "physics", "precision", "budget"} <= set(protocol)
 
 
 def test_bad_results_are_named():
@@ -114,10 +112,7 @@ class FakeFamily:
     """Reward = minus the action's magnitude, two steps; counts what it was asked."""
 
     def rollout(self, act, task_ids, episodes, seed):
-        obs = (
-            np.ones((len(task_ids), episodes, 3), np.float32)
-            * np.asarray(task_ids, np.float32)[:, None, None]
-        )
+        obs = np.ones((len(task_ids), episodes, 3), np.float32) * np.asarray(task_ids, np.float32)[:, None, None]
         return FakeRollout(-sum(np.abs(act(obs, step)).sum(-1) for step in range(2)))
 
 

@@ -86,9 +86,7 @@ def test_a_file_imports_only_what_its_room_may(path):
     for line, name, _ in imports(path):
         if name.split(".")[0] == "merpo":
             target = room(name)
-            assert target in allowed | {home, "errors"}, (
-                f"{path.relative_to(ROOT)}:{line}: {home} imports {name}"
-            )
+            assert target in allowed | {home, "errors"}, f"{path.relative_to(ROOT)}:{line}: {home} imports {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))

@@ -54,9 +54,7 @@ def has_colour(image, name: str) -> bool:
     return bool((np.abs(image - rgb).max(-1) < 0.02).any())
 
 
-@pytest.mark.parametrize(
-    ("seeds", "tasks", "references"), [(3, 5, True), (1, 2, False), (2, 40, True), (1, 1, True)]
-)
+@pytest.mark.parametrize(("seeds", "tasks", "references"), [(3, 5, True), (1, 2, False), (2, 40, True), (1, 1, True)])
 def test_returns_figure_shows_every_method(tmp_path, seeds, tasks, references):
     results = make(seeds, tasks)
     if not references:
@@ -97,9 +95,7 @@ def test_adaptation_figure(tmp_path, shift):
     scratch = np.array([[1.0, 0.9, 0.5, 0.04, 0.01]] * 3) + shift
     adaptation_figure(tmp_path / "a.png", steps, meta, scratch)
     assert has_colour(pixels(tmp_path / "a.png"), "#D55E00")
-    with pytest.raises(
-        DataError, match=r"from the meta-model: errors have shape \(3, 2\), expected \[task, 5\]"
-    ):
+    with pytest.raises(DataError, match=r"from the meta-model: errors have shape \(3, 2\), expected \[task, 5\]"):
         adaptation_figure(tmp_path / "a.png", steps, meta[:, :2], scratch[:, :2])
 
 

@@ -124,9 +124,7 @@ def test_other_key_implementations(tmp_path):
 def test_any_safetensors_reader_opens_it(path, state):
     with safe_open(path, framework="numpy") as f:
         assert "net.layers.0.weight" in f.keys()  # noqa: SIM118
-        np.testing.assert_array_equal(
-            f.get_tensor("net.layers.0.weight"), np.asarray(state.net.layers[0].weight)
-        )
+        np.testing.assert_array_equal(f.get_tensor("net.layers.0.weight"), np.asarray(state.net.layers[0].weight))
         assert json.loads(f.metadata()["merpo"])["format"] == "merpo-checkpoint"
 
 
@@ -144,9 +142,7 @@ def test_another_configuration_names_leaves_and_settings(path):
         load_checkpoint(path, make(jax.random.key(0), (16, 8)))
     with pytest.raises(ConfigError, match=r"hidden: \[8, 8\] -> \[16, 8\]"):
         load_checkpoint(path, make(jax.random.key(0), (16, 8)), Config((16, 8)))
-    with pytest.raises(
-        ConfigError, match=r"net.layers.2.weight: stored float32\[8,2\], expected float32\[8,8\]"
-    ):
+    with pytest.raises(ConfigError, match=r"net.layers.2.weight: stored float32\[8,2\], expected float32\[8,8\]"):
         load_checkpoint(path, make(jax.random.key(0), (8, 8, 8)))
     with pytest.raises(ConfigError, match=r"stored .*, expected nothing"):
         load_checkpoint(path, {})
@@ -243,9 +239,7 @@ def test_a_real_size_limit_leaves_the_old_file(tmp_path):
         "try:\n    save_checkpoint(p, np.zeros(10000), {})\n"
         "except StorageError as e:\n    print('refused', e)\n"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "c"], capture_output=True, text=True, check=True
-    )
+    out = subprocess.run([sys.executable, "-c", code, tmp_path / "c"], capture_output=True, text=True, check=True)
     assert "refused" in out.stdout
     assert "damaged" in out.stdout
     tree, _ = load_checkpoint(tmp_path / "c", np.ones(10))

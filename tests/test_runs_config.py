@@ -137,9 +137,7 @@ def test_hash_is_the_same_in_another_process():
         "from dataclasses import dataclass\nfrom merpo.runs import config_hash\n"
         "@dataclass(frozen=True)\nclass Leaf:\n    index: int\n    low: float\nprint(config_hash(Leaf(3, 0.1)))"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert out == config_hash(Leaf(3, 0.1))
     assert out != config_hash(Leaf(3, 0.2))
 

@@ -115,9 +115,7 @@ def test_one_process_at_a_time(tmp_path):
     )
 
     def other() -> str:
-        return subprocess.run(
-            [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True
-        ).stdout
+        return subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
 
     with RunFolder.create(tmp_path, Config()) as run:
         run.log(1, loss=1.0)

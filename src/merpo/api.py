@@ -136,7 +136,13 @@ class PolicySet:
 
     def policy(self, task: int | str, seed: int | None = None) -> Policy:
         """One of them, by the task's name or position and by seed (default: the first)."""
+        if isinstance(task, str) and task not in self.tasks:
+            raise UnknownNameError(f"task={task!r}: expected one of {', '.join(self.tasks)}.")
+        if seed is not None and seed not in self.seeds:
+            raise UnknownNameError(f"seed={seed}: expected one of {self.seeds}, which were trained.")
         t = self.tasks.index(task) if isinstance(task, str) else task
+        if not -len(self.tasks) <= t < len(self.tasks):
+            raise UnknownNameError(f"task={t}: expected an index below {len(self.tasks)}.")
         s = 0 if seed is None else self.seeds.index(seed)
         actor = jax.tree.map(lambda x: x[s, t], self.tree.actor)
         return Policy(actor, self.tree.preparation, self.info, f"{self.method}/{self.tasks[t]}")
@@ -243,6 +249,10 @@ class Meta:
 
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
         listed = list(tasks)
+        if isinstance(tasks, TaskSet) and tasks.info.family != self.info.family:
+            raise DataError(
+                f"tasks are of the family {tasks.info.family!r}: expected {self.info.family!r}, which was learned from."
+            )
         if not listed:
             raise DataError("tasks is empty: expected at least one task to adapt to.")
         # The new tasks must fit what was learned: same dimensions, bounds, finite values.
@@ -283,7 +293,11 @@ class MerPO:
 
     def fit(self, tasks: TaskSet, *, report: Report = pipeline.silent) -> Meta:
         """Learn from the training tasks (`data.train`). Raises DataError for data that cannot be learned from."""
-        used = replace(tasks, tasks=tuple(replace(t, split="train") for t in tasks))
+        used = tasks.train
+        if not len(used):
+            raise DataError(
+                f"tasks has no training task among its {len(tasks)}: expected some with split='train'. Pass data.train."
+            )
         validate(used, on_constant=self.on_constant)
         config = self.config or default_config(tasks.info)
         if config.rac.gamma is not None:

@@ -47,7 +47,9 @@ def clone(
     learning_rate: float,
     checks: int = 20,
 ) -> Cloned:
-    """Maximise E_D[log pi(a|s)] by Adam on the first `count` of the rows `train`; keep the best on the hold-out."""
+    """Maximise E_D[log pi(a|s)] by Adam on the first `count` of the rows `train`; keep the best on the hold-out.
+
+    `updates` is rounded up to a multiple of `checks`, the number of looks at the hold-out."""
     opt = optax.adam(learning_rate)
 
     def loss(actor: Actor, index: Int[Array, " row"]) -> Float[Array, ""]:
@@ -61,7 +63,7 @@ def clone(
 
     def check(carry, k):
         actor, state, best, least = carry
-        (actor, state), _ = jax.lax.scan(step, (actor, state), jax.random.split(k, max(1, updates // checks)))
+        (actor, state), _ = jax.lax.scan(step, (actor, state), jax.random.split(k, -(-updates // checks)))
         nll = holdout_nll(actor, data, held, valid)
         best = jax.tree.map(lambda a, b: jnp.where(nll < least, a, b), actor, best)
         return (actor, state, best, jnp.minimum(nll, least)), None

@@ -63,9 +63,14 @@ class MerPOConfig:
     on a CPU, a handful for narrow ones, all of them on a GPU."""
 
     def __post_init__(self) -> None:
-        for name in ("train_updates", "adapt_updates", "meta_every", "meta_batch", "group", "bc_updates"):
+        counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_batch", "group", "bc_updates")
+        for name in (*counts, "tasks_per_iteration"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 1.")
+        if not 0.0 < self.meta_lr < 1.0:
+            raise ConfigError(f"meta_lr={self.meta_lr}: expected a step size in (0, 1), e.g. 1e-3.")
+        if not 0.0 <= self.meta_critic_rate <= 1.0:
+            raise ConfigError(f"meta_critic_rate={self.meta_critic_rate}: expected a share in [0, 1].")
         if self.rac.imagine_every % self.meta_every:
             raise ConfigError(
                 f"meta_every={self.meta_every}: expected a divisor of rac.imagine_every={self.rac.imagine_every}."
@@ -90,6 +95,8 @@ class Jobs(eqx.Module):
     size: Int[Array, " task"]
     task: Int[Array, " job"]
     """Row of `data` that a job learns from."""
+    seed: Int[Array, " job"]
+    """The job's training seed: all its random numbers come from it, so that companions change nothing."""
     fitted: FittedModel
     scale: TargetScale
     termination: Termination
@@ -223,6 +230,10 @@ def init_meta(keys: Key[Array, " seed"], tasks: int, obs_dim: int, act_dim: int,
     )
 
 
+def _job_keys(key: PRNGKeyArray, jobs: Jobs) -> PRNGKeyArray:
+    return jax.vmap(lambda s, t: jax.random.fold_in(jax.random.fold_in(key, s), t))(jobs.seed, jobs.task)
+
+
 def imagine_jobs(learners: Learner, rings: Ring, jobs: Jobs, key: PRNGKeyArray, config: MerPOConfig) -> Ring:
     """`refresh` for every job."""
 
@@ -230,8 +241,8 @@ def imagine_jobs(learners: Learner, rings: Ring, jobs: Jobs, key: PRNGKeyArray, 
         learner, ring, task, fitted, k = args
         return refresh(learner, ring, jobs, task, fitted, k, config.rac)
 
-    keys = jax.random.split(key, jobs.task.shape[0])
-    return map_groups(one, (learners, rings, jobs.task, jobs.fitted, keys), config.group)
+    packed = (learners, rings, jobs.task, jobs.fitted, _job_keys(key, jobs))
+    return map_groups(one, packed, config.group)
 
 
 def rac_jobs(
@@ -250,8 +261,8 @@ def rac_jobs(
         learner, ring, task, weights, anchor, k = args
         return rac_steps(learner, ring, jobs, task, anchor, weights, k, steps, gamma, config.rac)
 
-    keys = jax.random.split(key, jobs.task.shape[0])
-    return map_groups(one, (learners, rings, jobs.task, jobs.weights, anchors, keys), config.group)
+    packed = (learners, rings, jobs.task, jobs.weights, anchors, _job_keys(key, jobs))
+    return map_groups(one, packed, config.group)
 
 
 def _per_seed(x: Array, seeds: int) -> Array:
@@ -262,11 +273,13 @@ def meta_jobs(
     state: MetaState, jobs: Jobs, key: PRNGKeyArray, seeds: int, config: MerPOConfig
 ) -> tuple[MetaState, Float[Array, " seed"]]:
     """One visit to every seed's meta-policy and meta-critic."""
-    tasks = jobs.task.shape[0] // seeds
-    grid = config.meta_steps, jobs.task.shape[0]
-    index = jax.random.randint(key, (*grid, config.meta_batch), 0, jobs.size[jobs.task][None, :, None])
-    obs = jobs.data.obs[jobs.task[None, :, None], index]
-    obs = jnp.moveaxis(obs.reshape(grid[0], seeds, tasks, *obs.shape[2:]), 1, 0)
+    shape = (config.meta_steps, config.meta_batch)
+
+    def states(task: Int[Array, ""], k: PRNGKeyArray) -> Float[Array, "step row obs"]:
+        return jobs.data.obs[task, jax.random.randint(k, shape, 0, jobs.size[task])]
+
+    drawn = _per_seed(jax.vmap(states)(jobs.task, _job_keys(key, jobs)), seeds)
+    obs = jnp.swapaxes(drawn, 1, 2)  # [seed, step, task, row, obs]
     weight = jnp.exp(state.learners.log_lam) * (1.0 - jobs.weights.alpha)
     actors = jax.tree.map(lambda x: _per_seed(x, seeds), state.learners.actor)
 

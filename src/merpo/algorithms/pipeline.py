@@ -102,22 +102,23 @@ def make_jobs(
     scale: TargetScale,
     termination: Termination,
     floor: Float[Array, " job"],
-    seeds: int,
+    seeds: Sequence[int],
     alpha: float,
     beta: float,
     updates: int,
 ) -> Jobs:
     """One job per (seed, task), seeds outermost; `fitted` and `floor` have that leading axis already."""
     tasks = int(batch.rows.count.shape[0])
-    jobs = tasks * seeds
+    jobs = tasks * len(seeds)
     weights = Weights(
         alpha=jnp.full((jobs,), alpha, jnp.float32),
         beta=jnp.full((jobs,), beta, jnp.float32),
         floor=floor,
         pace=jnp.full((jobs,), 1.0 / updates, jnp.float32),
     )
-    index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), seeds)
-    return Jobs(batch.stacked.transitions, batch.stacked.size, index, fitted, scale, termination, weights)
+    index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(seeds))
+    seed = jnp.repeat(jnp.asarray(seeds, jnp.int32), tasks)
+    return Jobs(batch.stacked.transitions, batch.stacked.size, index, seed, fitted, scale, termination, weights)
 
 
 def clone_policies(batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, config: MerPOConfig) -> bc.Cloned:
@@ -180,12 +181,11 @@ def fit(
         keys = [jax.random.fold_in(jax.random.key(s), 2) for s in seeds]
         floor = clone_policies(batch, keys, info, config).nll
     jobs = make_jobs(
-        batch, models, scale, termination, floor, len(seeds), config.rac.alpha, config.rac.beta, config.train_updates
+        batch, models, scale, termination, floor, seeds, config.rac.alpha, config.rac.beta, config.train_updates
     )
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 3) for s in seeds])
     state = merpo.init_meta(init_keys, len(tasks), info.obs_dim, info.act_dim, config)
-    # All seeds share one stream here: the per-job keys split from it are independent.
-    key = jax.random.fold_in(jax.random.key(int(seeds[0])), 4)
+    key = jax.random.key(4)  # every job folds its own seed in
     state, metrics = train(state, jobs, key, len(seeds), info.gamma, config, report)
     learned = Learned(meta_model, state.meta_actor, state.meta_critic, scale, preparation)
     return learned, metrics
@@ -254,7 +254,7 @@ def adapt(
         floor = clone_policies(batch, keys, info, config).nll
     alpha = config.rac.alpha if method == "merpo" else 1.0
     jobs = make_jobs(
-        batch, models, learned.scale, termination, floor, len(seeds), alpha, config.rac.beta, config.adapt_updates
+        batch, models, learned.scale, termination, floor, seeds, alpha, config.rac.beta, config.adapt_updates
     )
 
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 7) for s in seeds])
@@ -265,7 +265,7 @@ def adapt(
     learners = merpo.init_learners(actor, critic, n, config.rac)
     rings = merpo.init_rings(n * len(seeds), info.obs_dim, info.act_dim, config.rac)
     anchors = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), anchor)
-    key = jax.random.fold_in(jax.random.key(int(seeds[0])), 8)
+    key = jax.random.key(8)
 
     learners, metrics = _adapt_loop(learners, rings, jobs, anchors, key, info.gamma, config, method, report)
     actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), learners.actor)

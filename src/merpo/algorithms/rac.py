@@ -93,8 +93,16 @@ class RACConfig:
         if self.gamma is not None and not 0.0 <= self.gamma < 1.0:
             raise ConfigError(f"gamma={self.gamma}: expected a discount in [0, 1), or None for the data set's own.")
         for name in ("lam", "beta", "temperature"):
-            if getattr(self, name) < 0.0:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected a weight >= 0.")
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}={getattr(self, name)}: expected a finite weight >= 0.")
+        for name in ("actor_lr", "critic_lr", "lam_lr", "temperature_lr"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected a step size in [0, 1), e.g. 1e-3.")
+        if self.buffer < self.rollout_rows * self.rollout_length:
+            raise ConfigError(
+                f"buffer={self.buffer}: expected at least rollout_rows * rollout_length = "
+                f"{self.rollout_rows * self.rollout_length}, one imagination. Enlarge it."
+            )
         for name in ("batch", "rollout_length", "rollout_rows", "imagine_every", "buffer"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 1.")

@@ -31,6 +31,11 @@ class Preparation(eqx.Module):
         """Pooled statistics of the given (training) tasks."""
         if not len(tasks):
             raise DataError("tasks is empty: expected at least one training task. Check the split of your data set.")
+        if not 0.0 <= tasks.info.gamma < 1.0:
+            raise DataError(
+                f"gamma={tasks.info.gamma}: expected a discount in [0, 1), since values are scaled by 1 - gamma. "
+                "Give the data set a discount below 1, e.g. 0.99."
+            )
         obs = np.concatenate([np.asarray(t.transitions.obs, np.float64) for t in tasks])
         reward = np.concatenate([np.asarray(t.transitions.reward, np.float64) for t in tasks])
         std = obs.std(axis=0)

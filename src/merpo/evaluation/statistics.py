@@ -114,9 +114,7 @@ def probability_of_improvement(
     """
     first, second = _check(first, "first"), _check(second, "second")
     if first.shape[1] != second.shape[1]:
-        raise DataError(
-            f"second has {second.shape[1]} tasks, first has {first.shape[1]}: compare the same tasks."
-        )
+        raise DataError(f"second has {second.shape[1]} tasks, first has {first.shape[1]}: compare the same tasks.")
     _check_settings(confidence, resamples)
     point = float(_win_rate(first.mean(-1)[None], second.mean(-1)[None])[0])
     rng = np.random.default_rng(seed)
@@ -137,9 +135,7 @@ def normalised_score(
     random, expert = np.asarray(random, np.float64), np.asarray(expert, np.float64)
     n = returns.shape[1]
     if random.shape != (n,) or expert.shape != (n,):
-        raise DataError(
-            f"random {random.shape} and expert {expert.shape}: expected shape ({n},), one per task."
-        )
+        raise DataError(f"random {random.shape} and expert {expert.shape}: expected shape ({n},), one per task.")
     bad = [i for i in range(n) if not expert[i] > random[i]]
     if bad:
         names = [tasks[i] if tasks is not None else f"task {i}" for i in bad[:3]]
@@ -210,9 +206,7 @@ def _interval(point: float, draws: Float[np.ndarray, " draws"], confidence: floa
 def _check(returns: np.ndarray, name: str) -> np.ndarray:
     array = np.asarray(returns, np.float64)
     if array.ndim != 3 or 0 in array.shape:
-        raise DataError(
-            f"{name} has shape {array.shape}, expected [run, task, episode] with at least one each."
-        )
+        raise DataError(f"{name} has shape {array.shape}, expected [run, task, episode] with at least one each.")
     if not np.isfinite(array).all():
         run, task, episode = np.argwhere(~np.isfinite(array))[0]
         raise DataError(

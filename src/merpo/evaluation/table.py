@@ -77,9 +77,7 @@ class Results:
         if n == 0 or not self.returns:
             raise DataError("tasks and returns: expected at least one task and one method.")
         if BEHAVIOUR in self.returns:
-            raise DataError(
-                f"returns has a method {BEHAVIOUR!r}: give logged returns as `behaviour` instead."
-            )
+            raise DataError(f"returns has a method {BEHAVIOUR!r}: give logged returns as `behaviour` instead.")
         for method, array in self.returns.items():
             shape = (len(self.protocol.seeds), n, self.protocol.episodes)
             if array.shape != shape:
@@ -152,14 +150,10 @@ def summarise(results: Results, confidence: float = 0.95, resamples: int = 2000,
             Row(
                 method=method,
                 mean=bootstrap_interval(returns, "mean", confidence, resamples, seed),
-                iqm=None
-                if scores is None
-                else bootstrap_interval(scores, "iqm", confidence, resamples, seed),
+                iqm=None if scores is None else bootstrap_interval(scores, "iqm", confidence, resamples, seed),
                 at_least_behaviour=float(np.mean(means >= logged)),
                 above_meta=None if meta is None or method == META else float(np.mean(means > meta)),
-                improvement=probability_of_improvement(
-                    returns, logged[None, :, None], confidence, resamples, seed
-                ),
+                improvement=probability_of_improvement(returns, logged[None, :, None], confidence, resamples, seed),
             )
         )
     return rows

@@ -37,13 +37,9 @@ def returns_figure(
         _summary_bars(right, rows)
         shown = "" if len(order) == len(gain) else f" ({len(order)} of {len(gain)} tasks shown)"
         left.set_title(f"Return on each test task{shown}")
-        fig.suptitle(
-            f"{results.family} · {results.quality} data", x=0.01, ha="left", fontsize=13, fontweight="bold"
-        )
+        fig.suptitle(f"{results.family} · {results.quality} data", x=0.01, ha="left", fontsize=13, fontweight="bold")
         handles, _ = left.get_legend_handles_labels()
-        fig.legend(
-            handles=handles, loc="outside lower left", ncols=len(methods), handletextpad=0.2, fontsize=9.5
-        )
+        fig.legend(handles=handles, loc="outside lower left", ncols=len(methods), handletextpad=0.2, fontsize=9.5)
 
 
 def _returns_per_task(ax: Any, results: Results, methods: Sequence[str], order: np.ndarray) -> None:
@@ -59,9 +55,7 @@ def _returns_per_task(ax: Any, results: Results, methods: Sequence[str], order: 
             continue
         array = results.returns[method]
         parts = array.mean(2) if len(array) > 1 else array[0].T
-        ax.hlines(
-            y, parts.min(0)[order], parts.max(0)[order], color=shade, linewidth=1.2, alpha=0.55, zorder=2
-        )
+        ax.hlines(y, parts.min(0)[order], parts.max(0)[order], color=shade, linewidth=1.2, alpha=0.55, zorder=2)
         dot = {"s": 62 if last else 34, "edgecolor": "white", "linewidth": 0.8, "zorder": 4 + last}
         ax.scatter(x, y, color=shade, label=label(method), **dot)
     ax.set_yticks(y, [results.tasks[i] for i in order])
@@ -159,9 +153,7 @@ def trajectories_figure(
         if title:
             fig.suptitle(title, x=0.02, ha="left", fontsize=12.5, fontweight="bold")
         handles, texts = axes[0].get_legend_handles_labels()
-        fig.legend(
-            handles, texts, loc="outside lower left", ncols=len(handles), handletextpad=0.5, columnspacing=1.3
-        )
+        fig.legend(handles, texts, loc="outside lower left", ncols=len(handles), handletextpad=0.5, columnspacing=1.3)
 
 
 def _limits(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -243,9 +235,7 @@ def adaptation_figure(
     both = {"from the meta-model": (from_meta, BLUE), "from scratch": (from_scratch, VERMILION)}
     for name, (errors, _) in both.items():
         if errors.ndim != 2 or errors.shape[1] != len(x):
-            raise DataError(
-                f"{name}: errors have shape {errors.shape}, expected [task, {len(x)}] as in steps."
-            )
+            raise DataError(f"{name}: errors have shape {errors.shape}, expected [task, {len(x)}] as in steps.")
     positive = all(np.min(e) > 0 for e, _ in both.values())
     with figure(path, 7.2, 4.2) as fig:
         ax = fig.subplots()

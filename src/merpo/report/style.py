@@ -72,9 +72,7 @@ def label(method: str) -> str:
 
 
 @contextlib.contextmanager
-def figure(
-    path: str | os.PathLike[str], width: float, height: float, layout: Any = "constrained"
-) -> Iterator[Any]:
+def figure(path: str | os.PathLike[str], width: float, height: float, layout: Any = "constrained") -> Iterator[Any]:
     """Yield an empty figure of `width` x `height` inches in the house style, then write it to `path` as PNG.
 
     Raises `ConfigError` without matplotlib or for another file ending, `StorageError` when writing fails.

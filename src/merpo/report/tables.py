@@ -47,15 +47,11 @@ def plain_table(results: Results, rows: Sequence[Row] | None = None) -> str:
     lines = [_HEADINGS, *(_cells(r) for r in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADINGS))]
     text = [
-        "  ".join(
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(x, widths, strict=True))
-        )
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(x, widths, strict=True)))
         for x in lines
     ]
     rule = "-" * len(text[0])
-    return "\n".join(
-        [_title(results), rule, text[0], rule, *text[1:], rule, _footnote(results.protocol, rows)]
-    )
+    return "\n".join([_title(results), rule, text[0], rule, *text[1:], rule, _footnote(results.protocol, rows)])
 
 
 def markdown_table(results: Results, rows: Sequence[Row] | None = None) -> str:

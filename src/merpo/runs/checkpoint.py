@@ -44,9 +44,7 @@ _DTYPES = {
 _STORABLE = frozenset(_DTYPES.values())
 
 
-def save_checkpoint(
-    path: str | os.PathLike[str], tree: Any, meta: Mapping[str, Any], config: Any = None
-) -> None:
+def save_checkpoint(path: str | os.PathLike[str], tree: Any, meta: Mapping[str, Any], config: Any = None) -> None:
     """Write the array leaves of `tree` and the JSON `meta` to `path`, whole or not at all.
 
     `config`, a dataclass, is added to the meta as `config`, `config_type` and `config_hash`. Leaves that are
@@ -79,9 +77,7 @@ def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _read_header(Path(path))["meta"]
 
 
-def load_checkpoint(
-    path: str | os.PathLike[str], like: Any, config: Any = None
-) -> tuple[Any, dict[str, Any]]:
+def load_checkpoint(path: str | os.PathLike[str], like: Any, config: Any = None) -> tuple[Any, dict[str, Any]]:
     """Read a checkpoint into the structure of `like`: `(tree, meta)`.
 
     `like` gives names, shapes and dtypes of the leaves, as arrays or `jax.ShapeDtypeStruct` (from

@@ -307,9 +307,7 @@ def _parse_metrics(path: Path) -> tuple[list[dict[str, int | float]], int]:
             row = json.loads(line)
             rows.append({"step": int(row["step"])} | {k: float(v) for k, v in row.items() if k != "step"})
         except (ValueError, TypeError, KeyError) as error:
-            raise StorageError(
-                f"{str(path)!r}, line {number}: {line[:60]!r} is not a line of metrics."
-            ) from error
+            raise StorageError(f"{str(path)!r}, line {number}: {line[:60]!r} is not a line of metrics.") from error
     return rows, end
 
 
