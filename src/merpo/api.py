@@ -198,18 +198,31 @@ class Meta:
         one = replace(self, learned=self._seed(0), seeds=self.seeds[:1])
         return one.adapt_many([task], report=report).policy(0)
 
+    def adapt_models(
+        self, tasks: TaskSet | Sequence[TaskData], *, report: Report = pipeline.silent
+    ) -> pipeline.NewTasks:
+        """The meta-model adapted to several tasks, to share among methods: pass it to `adapt_many` as `models`."""
+        return pipeline.fit_new(self.learned, self._checked(tasks), self.info, self.config, self.seeds, report)
+
     def adapt_many(
-        self, tasks: TaskSet | Sequence[TaskData], method: str = "merpo", *, report: Report = pipeline.silent
+        self,
+        tasks: TaskSet | Sequence[TaskData],
+        method: str = "merpo",
+        *,
+        models: pipeline.NewTasks | None = None,
+        report: Report = pipeline.silent,
     ) -> PolicySet:
         """Policies for several new tasks and every seed, in one compiled loop.
 
         `method`: `merpo`; `rac`, without the meta-policy; `bc`, the behaviour term alone; `meta-policy`, unadapted.
+        `models`: of the same tasks, from `adapt_models`; adapted here when not given.
         """
         listed = self._checked(tasks)
         names = tuple(t.name for t in listed)
         curves, errors = None, None
         if method in ("merpo", "rac"):
-            found = pipeline.adapt(self.learned, listed, self.info, self.config, self.seeds, method, report)
+            new = models or pipeline.fit_new(self.learned, listed, self.info, self.config, self.seeds, report)
+            found = pipeline.adapt(self.learned, new, self.info, self.config, self.seeds, method, report)
             actor, curves, errors = found.actor, found.metrics, found.model_error
         elif method == "bc":
             actor = pipeline.clone_tasks(listed, self.learned.preparation, self.info, self.config, self.seeds)

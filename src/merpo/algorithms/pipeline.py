@@ -219,20 +219,27 @@ def _curves(chunks: list[dict[str, np.ndarray]], seeds: int) -> dict[str, np.nda
     return {k: v.reshape(v.shape[0], seeds, v.shape[1] // seeds) for k, v in joined.items()}
 
 
-def adapt(
+@dataclass(frozen=True)
+class NewTasks:
+    """New tasks with their models adapted from phi_m: what every model-based method starts from."""
+
+    batch: Batch
+    termination: Termination
+    models: FittedModel
+    """[job] leaves, seeds outermost."""
+    error: Float[np.ndarray, "seed task checks"]
+    """Hold-out error after 0, check_every, ... gradient steps."""
+
+
+def fit_new(
     learned: Learned,
     tasks: Sequence[TaskData],
     info: SetInfo,
     config: MerPOConfig,
     seeds: Sequence[int] = (0,),
-    method: str = "merpo",
     report: Report = silent,
-) -> Adapted:
-    """Policies for new tasks from their logs.
-
-    `merpo`: model from phi_m, policy from pi_c, critics from the meta-critic, RAC against pi_c.
-    `rac`: the same model, but policy and critics from scratch and alpha = 1: the learner without the meta-policy.
-    """
+) -> NewTasks:
+    """Adapt the meta-model to every new task, for every seed."""
     batch = make_batch(tasks, learned.preparation, config, seed=1)
     termination = termination_rule(info, learned.preparation)
     fitted, errors = [], []
@@ -246,15 +253,32 @@ def adapt(
         fitted.append(models)
         errors.append(np.asarray(curve))
         report("adapting the model", i + 1, len(seeds), {"error": float(np.mean(errors[-1][:, -1]))})
-    models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
-    n = len(tasks)
+    return NewTasks(batch, termination, jax.tree.map(lambda *x: jnp.concatenate(x), *fitted), np.stack(errors))
+
+
+def adapt(
+    learned: Learned,
+    new: NewTasks,
+    info: SetInfo,
+    config: MerPOConfig,
+    seeds: Sequence[int] = (0,),
+    method: str = "merpo",
+    report: Report = silent,
+) -> Adapted:
+    """Policies for new tasks from their logs and adapted models.
+
+    `merpo`: policy from pi_c, critics from the meta-critic, RAC against pi_c.
+    `rac`: policy and critics from scratch and alpha = 1: the learner without the meta-policy.
+    """
+    batch, models = new.batch, new.models
+    n = int(batch.rows.count.shape[0])
     floor = jnp.zeros((n * len(seeds),), jnp.float32)
     if config.rac.lam_mode == "dual":
         keys = [jax.random.fold_in(jax.random.key(s), 6) for s in seeds]
         floor = clone_policies(batch, keys, info, config).nll
     alpha = config.rac.alpha if method == "merpo" else 1.0
     jobs = make_jobs(
-        batch, models, learned.scale, termination, floor, seeds, alpha, config.rac.beta, config.adapt_updates
+        batch, models, learned.scale, new.termination, floor, seeds, alpha, config.rac.beta, config.adapt_updates
     )
 
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 7) for s in seeds])
@@ -269,7 +293,7 @@ def adapt(
 
     learners, metrics = _adapt_loop(learners, rings, jobs, anchors, key, info.gamma, config, method, report)
     actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), learners.actor)
-    return Adapted(actors, _curves(metrics, len(seeds)), np.stack(errors))
+    return Adapted(actors, _curves(metrics, len(seeds)), new.error)
 
 
 def _adapt_loop(

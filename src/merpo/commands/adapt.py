@@ -91,6 +91,12 @@ def adapt(
         record = replace(record, seconds={k: v for k, v in record.seconds.items() if not k.startswith("adapt")})
     make_folder(folder / "policies")
     found = {}
+    models = None
+    if {"merpo", "rac"} & set(methods):
+        begin = time.perf_counter()
+        with watch.stage("adapting the models"):
+            models = meta.adapt_models(tasks, report=report)
+        record = record.timed("adapt models", time.perf_counter() - begin)
     for method in sorted(set(methods), key=METHODS.index):
         begin = time.perf_counter()
 
@@ -98,7 +104,7 @@ def adapt(
             report(stage if method in stage else f"{stage} ({method})", done, total, figures)
 
         with watch.stage(f"adapting ({method})"):
-            policies = meta.adapt_many(tasks, method, report=named)
+            policies = meta.adapt_many(tasks, method, models=models, report=named)
             policies.save(folder / "policies" / f"{method}.safetensors")
             if policies.curves:
                 save_curves(folder, method, policies.curves, meta.config.rac.imagine_every)
