@@ -230,7 +230,7 @@ def init_meta(keys: Key[Array, " seed"], tasks: int, obs_dim: int, act_dim: int,
     )
 
 
-def _job_keys(key: PRNGKeyArray, jobs: Jobs) -> PRNGKeyArray:
+def _job_keys(key: PRNGKeyArray, jobs: Jobs) -> Key[Array, " job"]:
     return jax.vmap(lambda s, t: jax.random.fold_in(jax.random.fold_in(key, s), t))(jobs.seed, jobs.task)
 
 
