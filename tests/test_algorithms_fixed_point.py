@@ -161,7 +161,7 @@ def test_actor_loss_finds_the_tilted_gaussian():
         anchor = build(jnp.float32(m_c), jnp.float32(log_c))
         return jax.grad(
             lambda p: rac.actor_loss(
-                build(*p), Slope(), anchor, obs, logged, zero, jnp.float32(lam), zero, one, jax.random.key(0)
+                build(*p), Slope(), anchor, obs, logged, zero, jnp.float32(lam), zero, one, one, jax.random.key(0)
             )[0]
         )((mean, log_std))
 

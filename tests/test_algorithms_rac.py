@@ -243,7 +243,7 @@ OBS = jnp.concatenate([REAL.obs, MODEL.obs])
 @pytest.fixture(scope="module")
 def actor_grad():
     def loss(a, c, anchor, obs, logged, alpha, lam, temperature, scale, key):
-        return rac.actor_loss(a, c, anchor, obs, logged, alpha, lam, temperature, scale, key)
+        return rac.actor_loss(a, c, anchor, obs, logged, alpha, lam, temperature, scale, number(1.0), key)
 
     return eqx.filter_jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -255,6 +255,21 @@ def test_actor_loss_is_the_slow_reference(actor_grad):
     assert float(loss) == pytest.approx(
         slow_actor_loss(a, c, anchor, OBS, REAL.action, u, 0.3, 0.2, 0.05, 1.7), rel=1e-4
     )
+
+
+def test_during_warm_up_the_actor_ignores_the_critic():
+    """`improve` = 0 takes the value term out: any two critics give the same gradient; 1 puts it back."""
+    a, anchor, key = actor(0), actor(1), jax.random.key(3)
+
+    def grads(c, improve):
+        def loss(a):
+            weights = map(number, (0.3, 0.2, 0.0, 1.7, improve))
+            return rac.actor_loss(a, c, anchor, OBS, REAL.action, *weights, key)[0]
+
+        return np.concatenate([np.ravel(g) for g in jax.tree.leaves(eqx.filter_jit(jax.grad(loss))(a))])
+
+    np.testing.assert_array_equal(grads(critic(0), 0.0), grads(critic(5), 0.0))
+    assert np.abs(grads(critic(0), 1.0) - grads(critic(5), 1.0)).max() > 1e-3
 
 
 def test_clone_reads_real_rows_only_and_kl_reads_the_anchor(actor_grad):

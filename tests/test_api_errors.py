@@ -51,7 +51,7 @@ BAD = {
     "too few rewards": (lambda: with_arrays(reward=lambda x: x[:-1]), "task-1.*shape"),
     "another width": (lambda: with_arrays(obs=lambda x: x[:, :1]), "task-1.*obs.*shape"),
     "empty task": (empty, "task-1.*no transitions"),
-    "no task": (lambda: TaskSet(linear_info(), ()), "empty"),
+    "no task": (lambda: TaskSet(linear_info(), ()), "no training task"),
     "one-step episodes only": (
         lambda: TaskSet(linear_info(), (linear_task("a", 3, 0), linear_task("stubs", [1] * 8, 1))),
         "stubs.*single transition",
