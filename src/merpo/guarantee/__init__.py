@@ -1,1 +1,1 @@
-"""TODO."""
+"""Exact tabular MDPs and the improvement certificate; nothing lives here yet."""
