@@ -119,7 +119,7 @@ def problem(tasks: int) -> tuple[Any, ...]:
     none = jnp.zeros(0, jnp.float32)
     number = partial(jnp.full, (tasks,), dtype=jnp.float32)
     jobs = Jobs(
-        rows(), full, jnp.arange(tasks, dtype=jnp.int32), fitted, TargetScale(out, out, state, state),
+        rows(), full, jnp.arange(tasks, dtype=jnp.int32), jnp.zeros((tasks,), jnp.int32), fitted, TargetScale(out, out, state, state),
         Termination("never", jnp.zeros(0, jnp.int32), none, none),
         rac.Weights(alpha=number(0.4), beta=number(0.1), floor=number(0.0), pace=number(1e-4)),
     )  # fmt: skip

@@ -6,12 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from merpo import DynamicsConfig, MerPOConfig, RACConfig
-from merpo.algorithms import merpo, pipeline, rac
-from merpo.algorithms.merpo import meta_policy_steps
+from merpo.algorithms import merpo, meta, pipeline, rac
 from merpo.data import Preparation
 from merpo.dynamics.ensemble import fit_scale
 from merpo.dynamics.fit import FittedModel, Rows, fit_steps, optimiser
@@ -22,7 +20,7 @@ CONFIG = MerPOConfig(
         actor_hidden=(6,), critic_hidden=(6,), batch=8, rollout_length=2, rollout_rows=4, imagine_every=4, buffer=24
     ),
     dynamics=DynamicsConfig(hidden=(4,), members=2, elites=2, batch=4, adapt_steps=4, check_every=2),
-    train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_batch=4, bc_updates=20,
+    train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_batch=4, context=1, bc_updates=20,
 )  # fmt: skip
 N = 3  # tasks side by side
 
@@ -57,16 +55,19 @@ def model_update(state, data, rows, key):
 
 
 def meta_case(i: int, size: float = 1.0):
-    meta = actor(i)
+    """Two tasks with a context of two numbers."""
+    metas = meta.init(actor(i, obs=5), critic(i, act=4), CONFIG.meta_lr)
     actors = jax.tree.map(lambda *x: jnp.stack(x), actor(i + 1), actor(i + 2))
-    obs = jnp.asarray(size * np.random.default_rng(i).normal(size=(2, 2, 4, 3)), jnp.float32)
-    return (meta, optax.adam(CONFIG.meta_lr).init(meta)), actors, obs
+    critics = jax.tree.map(lambda *x: jnp.stack(x), critic(i + 1), critic(i + 2))
+    rng = np.random.default_rng(i)
+    obs = jnp.asarray(size * rng.normal(size=(2, 2, 4, 3)), jnp.float32)
+    return metas, actors, critics, obs, jnp.asarray(rng.uniform(-1, 1, (2, 2, 4, 2)), jnp.float32)
 
 
-def meta_update(state, actors, obs, key):
-    del key  # nothing is drawn here
-    meta, opt, loss = meta_policy_steps(*state, actors, obs, jnp.ones(2, jnp.float32), CONFIG)
-    return (meta, opt), loss
+def meta_update(metas, actors, critics, obs, action, key):
+    z, weight = jnp.asarray([[1.0, 0.0], [-1.0, 0.5]], jnp.float32), jnp.ones(2, jnp.float32)
+    keys = jax.random.split(key, 2)
+    return meta.meta_steps(metas, actors, critics, obs, action, z, weight, keys, CONFIG.meta_lr)
 
 
 CASES = {"rac": (rac_update, rac_case), "model": (model_update, model_case), "meta-policy": (meta_update, meta_case)}
@@ -144,14 +145,16 @@ def chunk():
     fitted = jax.tree.map(lambda *x: jnp.stack(x), *models)
     fitted = FittedModel(fitted, jnp.tile(jnp.arange(2, dtype=jnp.int32), (6, 1)), jnp.zeros((6, 2), jnp.float32))
     rule = pipeline.termination_rule(info, preparation)
-    jobs = pipeline.make_jobs(batch, fitted, scale, rule, jnp.zeros(6, jnp.float32), (0, 1), 0.4, 0.1, 8)
-    state = merpo.init_meta(jax.random.split(jax.random.key(0), 2), 3, 2, 1, CONFIG)
+    z = jnp.asarray([[-1.0], [0.0], [1.0]] * 2, jnp.float32)
+    jobs = pipeline.make_jobs(batch, fitted, scale, rule, jnp.zeros(6, jnp.float32), z, (0, 1), 0.4, 0.1, 8)
+    state = merpo.init_meta(jax.random.split(jax.random.key(0), 2), z, 2, 1, CONFIG)
 
     def run(seed=0, round_number=0, config=CONFIG):
         copy = jax.tree.map(jnp.copy, state)  # the chunk gives its input's buffers away
         start = jnp.asarray(round_number, jnp.int32)
         return merpo.train_chunk(copy, jobs, jax.random.key(seed), start, rounds=1, seeds=2, gamma=0.9, config=config)
 
+    run.jobs = jobs
     return state, run
 
 
@@ -179,20 +182,32 @@ def test_chunk_moves_everything_it_should(chunk):
         assert np.isfinite(leaf).all()
     assert np.asarray(state.learners.step).tolist() == [4] * 6
     assert np.asarray(state.rings.size).tolist() == [8] * 6  # 4 start states, 2 steps, nothing ends
-    for part in ("meta_actor", "meta_critic"):
-        for old, new in zip(jax.tree.leaves(getattr(start, part)), jax.tree.leaves(getattr(state, part)), strict=True):
-            assert not np.array_equal(old, new)
+    for part in ("actor", "critic"):
+        old, new = (jax.tree.leaves(getattr(s.metas, part)) for s in (start, state))
+        assert not any(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
     # seeds start from networks of their own and stay apart; tasks of a seed start alike and part ways
     weight = np.asarray(state.learners.actor.net.layers[0].weight)
     assert len({w.tobytes() for w in weight}) == 6
     first = np.asarray(start.learners.actor.net.layers[0].weight)
     assert np.array_equal(first[0], first[2])
     assert not np.array_equal(first[0], first[3])
+    # but for their context, which is in the first bias
+    bias = np.asarray(start.learners.actor.net.layers[0].bias)
+    np.testing.assert_allclose(bias[2] - bias[1], bias[1] - bias[0], rtol=1e-4, atol=1e-6)
+    assert np.abs(bias[2] - bias[1]).max() > 1e-3
 
 
-def test_meta_critic_is_the_running_mean_of_the_tasks_critics(chunk):
-    """One visit per `meta_every` updates; with a rate of 1 it is the mean of the last critics."""
-    _, run = chunk
-    state, _ = run(config=replace(CONFIG, meta_critic_rate=1.0))
-    for m, q in zip(jax.tree.leaves(state.meta_critic), jax.tree.leaves(state.learners.critic), strict=True):
-        np.testing.assert_allclose(m, np.asarray(q).reshape(2, 3, *q.shape[1:]).mean(axis=1), rtol=1e-5, atol=1e-6)
+def test_parts_of_the_jobs_give_what_the_whole_gives(chunk):
+    """Threads over parts of the job axis are a strategy for the machine too: a seed alone equals it among others."""
+    state, run = chunk
+    whole, _ = run()
+    half = slice(3, 6)
+    part = run.jobs.part(half)
+    own = merpo.MetaState(
+        *jax.tree.map(lambda x: jnp.copy(x[half]), (state.learners, state.rings)),
+        jax.tree.map(lambda x: jnp.copy(x[1:]), state.metas),
+    )
+    zero = jnp.asarray(0, jnp.int32)
+    alone, _ = merpo.train_chunk(own, part, jax.random.key(0), zero, rounds=1, seeds=1, gamma=0.9, config=CONFIG)
+    close(alone.learners, jax.tree.map(lambda x: x[half], whole.learners))
+    close(alone.metas, jax.tree.map(lambda x: x[1:], whole.metas))

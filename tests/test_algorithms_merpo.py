@@ -1,22 +1,21 @@
-"""The meta-policy's loss at its analytic optimum, its steps, the meta-critic, and behaviour cloning's known optimum."""
+"""Meta-policy and meta-critic at their analytic optima, and behaviour cloning's known optimum."""
 
-from dataclasses import replace
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from scipy import stats
 
 from merpo import ConfigError, DynamicsConfig, MerPOConfig, RACConfig
 from merpo.algorithms import bc
-from merpo.algorithms.merpo import meta_policy_loss, meta_policy_steps
+from merpo.algorithms import meta as meta_module
+from merpo.algorithms.meta import meta_critic_loss, meta_policy_loss, meta_steps
 from merpo.algorithms.presets import SMALL, STANDARD, default_config
 from merpo.data.types import SetInfo, Transitions
 from merpo.networks import TanhGaussian
-from toys import actor
+from toys import actor, critic
 
 MEANS = np.array([[0.5, -0.2], [-0.3, 0.4], [0.1, 0.9]])
 STDS = np.array([[0.3, 0.5], [0.2, 0.7], [0.6, 0.4]])
@@ -35,11 +34,12 @@ def policies(means=MEANS, stds=STDS) -> TanhGaussian:
 
 
 OBS = jnp.zeros((3, 1, 1), jnp.float32)
+NO_CONTEXT = jnp.zeros((3, 0), jnp.float32)
 
 
 @jax.jit
 def loss_and_bias_gradient(meta, weight):
-    loss, grads = jax.value_and_grad(meta_policy_loss)(meta, policies(), OBS, weight)
+    loss, grads = jax.value_and_grad(meta_policy_loss)(meta, policies(), OBS, NO_CONTEXT, weight)
     return loss, grads.net.layers[0].bias
 
 
@@ -72,20 +72,62 @@ def test_scale_of_the_weights_does_not_matter():
     assert not np.any(gradient)
 
 
-def test_meta_policy_steps_reach_the_optimum():
-    """Distilling three constant policies ends at the mixture, whatever the states are."""
-    config = replace(SMALL, meta_lr=0.02)
+def constant_critic(value, context=0):
+    """Both critics give this value everywhere (a bias alone)."""
+    base = jax.tree.map(jnp.zeros_like, critic(0, 1, 2 + context, hidden=()))
+    return eqx.tree_at(lambda c: c.nets.layers[0].bias, base, jnp.full((2, 1), value, jnp.float32))
+
+
+def distil(context: int, z, values):
+    """Meta-policy and meta-critic after 600 steps on three constant tasks."""
     actors = jax.tree.map(
         lambda *x: jnp.stack(x), *(gaussian_actor(m, np.log(s)) for m, s in zip(MEANS, STDS, strict=True))
     )
-    start = gaussian_actor([0.0, 0.0], [-1.0, -1.0])
-    states = jnp.zeros((600, 3, 2, 1), jnp.float32)
-    run = eqx.filter_jit(lambda m, o: meta_policy_steps(m, o, actors, states, jnp.ones(3, jnp.float32), config))
-    meta, _, _ = run(start, optax.adam(config.meta_lr).init(start))
-    found = eqx.filter_jit(meta)(jnp.zeros((1, 1), jnp.float32))
+    critics = jax.tree.map(lambda *x: jnp.stack(x), *(constant_critic(v) for v in values))
+    start = jax.tree.map(jnp.zeros_like, actor(0, 1 + context, 2, hidden=()))
+    metas = meta_module.init(start, constant_critic(0.0, context), 0.02)
+    states, logged = jnp.zeros((600, 3, 2, 1), jnp.float32), jnp.zeros((600, 3, 2, 2), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 600)
+    run = eqx.filter_jit(meta_steps)
+    return run(metas, actors, critics, states, logged, z, jnp.ones(3, jnp.float32), keys, 0.02)[0]
+
+
+@eqx.filter_jit
+def at_zero(metas, z):
+    obs = jnp.zeros((1, 1), jnp.float32)
+    return metas.actor.given(z)(obs), metas.critic.given(z)(obs, jnp.zeros((1, 2), jnp.float32))
+
+
+def test_meta_steps_reach_the_optimum():
+    """Without a context: the mixture of the policies, and what the critics agree on, whatever the states are."""
+    found, value = at_zero(distil(0, NO_CONTEXT, (2.0, 2.0, 2.0)), NO_CONTEXT[0])
     mean, std = mixture([1, 1, 1])
     np.testing.assert_allclose(found.mean[0], mean, atol=5e-3)
     np.testing.assert_allclose(np.exp(found.log_std[0]), std, atol=5e-3)
+    np.testing.assert_allclose(value, 2.0, atol=5e-3)
+
+
+def test_with_a_context_the_meta_policy_tells_tasks_apart():
+    """Three tasks, their contexts corners of a triangle: an affine map can give each its own policy and value."""
+    z = jnp.asarray([[1.0, 0.0], [-0.5, 0.8], [-0.5, -0.8]], jnp.float32)
+    metas = distil(2, z, (1.0, -1.0, 3.0))
+    for n, value in enumerate((1.0, -1.0, 3.0)):
+        found, q = at_zero(metas, z[n])
+        np.testing.assert_allclose(found.mean[0], MEANS[n], atol=0.02)
+        np.testing.assert_allclose(np.exp(found.log_std[0]), STDS[n], atol=0.02)
+        np.testing.assert_allclose(q, value, atol=0.02)
+
+
+def test_meta_critic_loss_is_the_mean_square():
+    rng = np.random.default_rng(0)
+    q, obs = critic(3, 1, 3), jnp.asarray(rng.normal(size=(2, 4, 1)), jnp.float32)
+    action, z = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 4, 2), (2, 1)))
+    values = rng.normal(size=(2, 2, 4))
+    loss = jax.jit(meta_critic_loss)(q, jnp.asarray(values, jnp.float32), obs, action, z)
+    apply = jax.jit(lambda s, a: q(s, a))
+    by_task = [apply(obs[n], jnp.concatenate([action[n], jnp.tile(z[n], (4, 1))], axis=1)) for n in range(2)]
+    expected = np.mean([(np.asarray(b) - values[:, n]) ** 2 for n, b in enumerate(by_task)])
+    assert float(loss) == pytest.approx(0.5 * expected, rel=1e-5)
 
 
 def test_cloning_reaches_the_maximum_likelihood_policy():
@@ -134,6 +176,7 @@ def test_hold_out_likelihood_counts_valid_rows():
         ("meta_every", {"meta_every": 7}),
         ("meta_batch", {"meta_batch": 0}),
         ("group", {"group": 0}),
+        ("context", {"context": -1}),
         ("bc_updates", {"bc_updates": 0}),
         ("train_updates", {"train_updates": 10_001}),
         ("adapt_updates", {"adapt_updates": 1}),

@@ -22,7 +22,7 @@ TINY = MerPOConfig(
     dynamics=DynamicsConfig(
         hidden=(4,), members=2, elites=2, batch=4, meta_iterations=2, inner_steps=2, adapt_steps=4, check_every=2
     ),
-    train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_batch=4, bc_updates=20,
+    train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_batch=4, context=2, bc_updates=20,
 )  # fmt: skip
 
 
@@ -99,12 +99,17 @@ def test_unknown_method(fitted, data):
 
 
 def test_meta_policy_method_is_the_unadapted_policy(fitted, data):
-    found = fitted[0].adapt_many(data.test, "meta-policy")
-    for leaf, start in zip(
-        jax.tree.leaves(found.tree.actor), jax.tree.leaves(fitted[0].learned.meta_actor), strict=True
-    ):
-        for t in range(2):
-            np.testing.assert_array_equal(leaf[:, t], start)
+    """pi_c(a | s, z) with z from the task's own model."""
+    learned = fitted[0].learned
+    found = fitted[0].adapt_many(data.test, "meta-policy").policy(1, seed=5).actor
+    models = fitted[0].adapt_models(data.test).models
+    context = jax.tree.map(lambda x: x[1], learned.context)
+    z = eqx.filter_jit(context)(jax.tree.map(lambda x: x[3], models))
+    assert z.shape == (2,)
+    obs = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    blind = jax.tree.map(lambda x: x[1], learned.meta_actor)
+    with_z = eqx.filter_jit(blind)(np.concatenate([obs, np.tile(z, (5, 1))], axis=1)).mean
+    np.testing.assert_allclose(eqx.filter_jit(found)(obs).mean, with_z, rtol=1e-5, atol=1e-6)
 
 
 def test_fit_repeats_bit_for_bit(fitted, data, tmp_path):

@@ -86,3 +86,18 @@ def test_critic_takes_more_leading_axes():
     q = eqx.filter_jit(critic)(obs, action)
     assert q.shape == (2, 3, 4)
     np.testing.assert_allclose(q[:, 1], eqx.filter_jit(critic)(obs[1], action[1]), rtol=1e-5)
+
+
+def test_inputs_held_at_a_value():
+    """`given` folds the last inputs into the first bias: the same function of the others."""
+    net, pair = mlp(4, 5, 2, (8,), layer_norm=True), make_critic(5, obs=3, act=4, layer_norm=True)
+    rng = np.random.default_rng(3)
+    x, tail = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((6, 3), 2))
+    whole = jnp.concatenate([x, jnp.tile(tail, (6, 1))], axis=1)
+    apply = eqx.filter_jit(lambda f, *a: f(*a))
+    np.testing.assert_allclose(apply(net.given(tail), x), apply(net, whole), rtol=2e-5, atol=2e-6)
+    action = jnp.concatenate([x[:, :2], jnp.tile(tail, (6, 1))], axis=1)
+    held = apply(pair.given(tail), x, x[:, :2])
+    np.testing.assert_allclose(held, apply(pair, x, action), rtol=2e-5, atol=2e-6)
+    nothing = net.given(jnp.zeros(0, jnp.float32))
+    np.testing.assert_array_equal(apply(nothing, whole), apply(net, whole))

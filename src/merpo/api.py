@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from merpo.algorithms import pipeline, rac
+from merpo.algorithms.context import Context
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.pipeline import Learned, Report
 from merpo.algorithms.presets import default_config
@@ -220,14 +221,17 @@ class Meta:
         listed = self._checked(tasks)
         names = tuple(t.name for t in listed)
         curves, errors = None, None
+
+        def new() -> pipeline.NewTasks:
+            return models or pipeline.fit_new(self.learned, listed, self.info, self.config, self.seeds, report)
+
         if method in ("merpo", "rac"):
-            new = models or pipeline.fit_new(self.learned, listed, self.info, self.config, self.seeds, report)
-            found = pipeline.adapt(self.learned, new, self.info, self.config, self.seeds, method, report)
+            found = pipeline.adapt(self.learned, new(), self.info, self.config, self.seeds, method, report)
             actor, curves, errors = found.actor, found.metrics, found.model_error
         elif method == "bc":
             actor = pipeline.clone_tasks(listed, self.learned.preparation, self.info, self.config, self.seeds)
         elif method == "meta-policy":
-            actor = jax.tree.map(lambda x: jnp.repeat(x[:, None], len(listed), axis=1), self.learned.meta_actor)
+            actor = pipeline.meta_policies(self.learned, new(), self.seeds)
         else:
             raise ConfigError(f"method={method!r}: expected 'merpo', 'rac', 'bc' or 'meta-policy'.")
         tree = PolicyTree(actor, self.learned.preparation)
@@ -247,18 +251,24 @@ class Meta:
         def make() -> Learned:
             keys = jax.random.split(jax.random.key(0), len(seeds))
             models = jax.vmap(lambda k: Ensemble.init(k, info.obs_dim, info.act_dim, stored.dynamics))(keys)
-            actor, critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, stored.rac))(keys)
+            actor, critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, stored.rac, stored.context))(
+                keys
+            )
+            context = jax.vmap(lambda _: Context.like(info.obs_dim, info.act_dim, stored.context))(
+                jnp.arange(len(seeds))
+            )
             out, obs = jnp.zeros(info.obs_dim + 1, jnp.float32), jnp.zeros(info.obs_dim, jnp.float32)
             scale = TargetScale(out, out, obs, obs)
-            return Learned(models, actor, critic, scale, Preparation.like(info.obs_dim, info.act_dim))
+            return Learned(models, actor, critic, context, scale, Preparation.like(info.obs_dim, info.act_dim))
 
         learned, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config or stored)
         return Meta(learned, info, stored, seeds)
 
     def _seed(self, i: int) -> Learned:
-        pick = partial(jax.tree.map, lambda x: x[i : i + 1])
         old = self.learned
-        return Learned(pick(old.meta_model), pick(old.meta_actor), pick(old.meta_critic), old.scale, old.preparation)
+        of_seeds = (old.meta_model, old.meta_actor, old.meta_critic, old.context)
+        model, actor, critic, context = jax.tree.map(lambda x: x[i : i + 1], of_seeds)
+        return Learned(model, actor, critic, context, old.scale, old.preparation)
 
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
         listed = list(tasks)

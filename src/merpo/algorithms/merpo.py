@@ -1,10 +1,8 @@
 """MerPO: the meta-policy over many RAC learners, and adaptation to a new task (Lin et al. 2022, sections 4-5).
 
-    max_pi_c  mean_n { E[Q_n] + lambda alpha E_{D_n}[log pi_n] - lambda (1 - alpha) KL(pi_n || pi_c) },  pi_n from RAC
-
-Alternating and first order: every task takes `meta_every` RAC updates, then pi_c takes `meta_steps` gradient steps on
-mean_n lambda_n (1 - alpha_n) KL(pi_n || pi_c) over the tasks' states. The unit of work is a compiled chunk: all tasks
-of all seeds advance inside one call. A *job* below is one (seed, task) pair; jobs are the mapped axis.
+Alternating and first order: every task takes `meta_every` RAC updates, then the meta-policy and the meta-critic
+(`merpo.algorithms.meta`) take `meta_steps` gradient steps. The unit of work is a compiled chunk: all tasks of all seeds
+advance inside one call. A *job* below is one (seed, task) pair; jobs are the mapped axis.
 """
 
 from __future__ import annotations
@@ -16,10 +14,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from merpo.algorithms import rac
+from merpo.algorithms import meta, rac
+from merpo.algorithms.meta import Metas
 from merpo.algorithms.rac import Learner, RACConfig, Weights
 from merpo.data.types import Transitions
 from merpo.dynamics.ensemble import DynamicsConfig, TargetScale
@@ -27,7 +25,7 @@ from merpo.dynamics.fit import FittedModel, map_groups
 from merpo.dynamics.imagination import Ring, imagine
 from merpo.dynamics.termination import Termination
 from merpo.errors import ConfigError
-from merpo.networks import Actor, TanhGaussian, TwinCritic
+from merpo.networks import Actor, TwinCritic
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,15 @@ class MerPOConfig:
     adapt_updates: int = 5_000
     """RAC updates of a new task."""
     meta_every: int = 10
-    """RAC updates between two visits to the meta-policy."""
+    """RAC updates between two visits to the meta-policy and meta-critic."""
     meta_steps: int = 5
-    """Gradient steps of pi_c per visit."""
+    """Gradient steps of both per visit."""
     meta_lr: float = 1e-3
-    """Adam step size of pi_c."""
+    """Adam step size of both."""
     meta_batch: int = 64
-    """Real states per task and step of pi_c (all jobs of a seed share one gradient)."""
-    meta_critic_rate: float = 0.05
-    """The running mean of the tasks' critics moves this share per visit."""
+    """Real states per task and step of both (all jobs of a seed share one gradient)."""
+    context: int = 0
+    """Length of z in pi_c(a | s, z) and in the meta-critic, read off each task's model; 0: they see no task."""
     warm_critic: bool = True
     """Start a new task's critics from the meta-critic (else from random ones)."""
     tasks_per_iteration: int = 16
@@ -69,8 +67,8 @@ class MerPOConfig:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 1.")
         if not 0.0 < self.meta_lr < 1.0:
             raise ConfigError(f"meta_lr={self.meta_lr}: expected a step size in (0, 1), e.g. 1e-3.")
-        if not 0.0 <= self.meta_critic_rate <= 1.0:
-            raise ConfigError(f"meta_critic_rate={self.meta_critic_rate}: expected a share in [0, 1].")
+        if self.context < 0:
+            raise ConfigError(f"context={self.context}: expected a length >= 0, where 0 stands for no context.")
         if self.rac.imagine_every % self.meta_every:
             raise ConfigError(
                 f"meta_every={self.meta_every}: expected a divisor of rac.imagine_every={self.rac.imagine_every}."
@@ -101,21 +99,34 @@ class Jobs(eqx.Module):
     scale: TargetScale
     termination: Termination
     weights: Weights
+    z: Float[Array, "job z"]
+    """What the meta-policy sees of each job's task; length 0 without a context."""
+
+    def part(self, jobs: slice) -> Jobs:
+        """Only these jobs, with the same data."""
+        own = (self.task, self.seed, self.fitted, self.weights, self.z)
+        task, seed, fitted, weights, z = jax.tree.map(lambda x: x[jobs], own)
+        return Jobs(self.data, self.size, task, seed, fitted, self.scale, self.termination, weights, z)
 
 
 class MetaState(eqx.Module):
-    """All state of meta-training: the jobs' learners and buffers, and per seed the meta-policy and meta-critic."""
+    """All state of meta-training: the jobs' learners and buffers, and per seed what they share."""
 
     learners: Learner
     """[job]"""
     rings: Ring
     """[job]"""
-    meta_actor: Actor
-    """pi_c, [seed]"""
-    meta_opt: optax.OptState
+    metas: Metas
     """[seed]"""
-    meta_critic: TwinCritic
-    """[seed]"""
+
+
+def for_jobs(net: Any, z: Float[Array, "job z"], tasks: int) -> Any:
+    """The meta-policy, or the meta-critic, as every job sees it: its z held; [seed] leaves in, [job] leaves out."""
+    return jax.vmap(lambda own, z: own.given(z))(_repeated(net, tasks), z)
+
+
+def _repeated(tree: Any, tasks: int) -> Any:
+    return jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), tree)
 
 
 def _draw(jobs: Jobs, task: Int[Array, ""], key: PRNGKeyArray, rows: int) -> Transitions:
@@ -167,49 +178,9 @@ def rac_steps(
     return learner, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
 
-def meta_policy_loss(
-    meta_actor: Actor,
-    policies: TanhGaussian,
-    obs: Float[Array, "task row obs"],
-    weight: Float[Array, " task"],
-) -> Float[Array, ""]:
-    """mean_n w_n KL(pi_n || pi_c) over each task's states, w_n = lambda_n (1 - alpha_n) scaled to mean 1 (section 5).
-
-    Normalising changes no optimum; it keeps the step size of pi_c independent of lambda.
-    """
-    kl = jnp.mean(policies.kl(meta_actor(obs)), axis=-1)
-    return jnp.mean(kl * weight / jnp.maximum(jnp.mean(weight), 1e-8))
-
-
-def meta_policy_steps(
-    meta_actor: Actor,
-    opt_state: optax.OptState,
-    actors: Actor,
-    obs: Float[Array, "step task row obs"],
-    weight: Float[Array, " task"],
-    config: MerPOConfig,
-) -> tuple[Actor, optax.OptState, Float[Array, ""]]:
-    """One gradient step of pi_c per leading entry of `obs`, for one seed."""
-    opt = optax.adam(config.meta_lr)
-
-    def body(carry, states):
-        meta_actor, opt_state = carry
-        policies = jax.vmap(lambda actor, s: actor(s))(actors, states)
-        loss, grads = jax.value_and_grad(meta_policy_loss)(meta_actor, policies, states, weight)
-        steps, opt_state = opt.update(grads, opt_state)
-        return (optax.apply_updates(meta_actor, steps), opt_state), loss
-
-    (meta_actor, opt_state), loss = jax.lax.scan(body, (meta_actor, opt_state), obs)
-    return meta_actor, opt_state, jnp.mean(loss)
-
-
-def init_learners(meta_actor: Actor, critic: TwinCritic, tasks: int, config: RACConfig) -> Learner:
-    """One learner per (seed, task), each seed's started from its own networks ([seed] leaves in, [job] leaves out)."""
-
-    def repeat(x: Array) -> Array:
-        return jnp.repeat(x, tasks, axis=0)
-
-    return jax.vmap(lambda a, c: rac.init(a, c, config))(jax.tree.map(repeat, meta_actor), jax.tree.map(repeat, critic))
+def init_learners(actors: Actor, critics: TwinCritic, config: RACConfig) -> Learner:
+    """One learner per job, started from its own networks ([job] leaves)."""
+    return jax.vmap(lambda a, c: rac.init(a, c, config))(actors, critics)
 
 
 def init_rings(jobs: int, obs_dim: int, act_dim: int, config: RACConfig) -> Ring:
@@ -218,15 +189,16 @@ def init_rings(jobs: int, obs_dim: int, act_dim: int, config: RACConfig) -> Ring
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (jobs, *x.shape)), one)
 
 
-def init_meta(keys: Key[Array, " seed"], tasks: int, obs_dim: int, act_dim: int, config: MerPOConfig) -> MetaState:
+def init_meta(
+    keys: Key[Array, " seed"], z: Float[Array, "job z"], obs_dim: int, act_dim: int, config: MerPOConfig
+) -> MetaState:
     """Meta-training's first state, one seed per key; all tasks of a seed start from the same networks."""
-    actor, critic = jax.vmap(lambda k: rac.networks(k, obs_dim, act_dim, config.rac))(keys)
+    actor, critic = jax.vmap(lambda k: rac.networks(k, obs_dim, act_dim, config.rac, config.context))(keys)
+    tasks = z.shape[0] // keys.shape[0]
     return MetaState(
-        learners=init_learners(actor, critic, tasks, config.rac),
-        rings=init_rings(tasks * keys.shape[0], obs_dim, act_dim, config.rac),
-        meta_actor=actor,
-        meta_opt=jax.vmap(optax.adam(config.meta_lr).init)(actor),
-        meta_critic=critic,
+        learners=init_learners(for_jobs(actor, z, tasks), for_jobs(critic, z, tasks), config.rac),
+        rings=init_rings(z.shape[0], obs_dim, act_dim, config.rac),
+        metas=jax.vmap(lambda a, c: meta.init(a, c, config.meta_lr))(actor, critic),
     )
 
 
@@ -249,19 +221,19 @@ def rac_jobs(
     learners: Learner,
     rings: Ring,
     jobs: Jobs,
-    anchors: Actor,
+    held: Actor,
     key: PRNGKeyArray,
     steps: int,
     gamma: float,
     config: MerPOConfig,
 ) -> tuple[Learner, dict[str, Array]]:
-    """`rac_steps` for every job; `anchors` has a leading [job] axis."""
+    """`rac_steps` for every job, each against its anchor `held` ([job] leaves)."""
 
     def one(args: tuple[Any, ...]) -> tuple[Learner, dict[str, Array]]:
         learner, ring, task, weights, anchor, k = args
         return rac_steps(learner, ring, jobs, task, anchor, weights, k, steps, gamma, config.rac)
 
-    packed = (learners, rings, jobs.task, jobs.weights, anchors, _job_keys(key, jobs))
+    packed = (learners, rings, jobs.task, jobs.weights, held, _job_keys(key, jobs))
     return map_groups(one, packed, config.group)
 
 
@@ -271,29 +243,28 @@ def _per_seed(x: Array, seeds: int) -> Array:
 
 def meta_jobs(
     state: MetaState, jobs: Jobs, key: PRNGKeyArray, seeds: int, config: MerPOConfig
-) -> tuple[MetaState, Float[Array, " seed"]]:
+) -> tuple[MetaState, dict[str, Float[Array, " seed"]]]:
     """One visit to every seed's meta-policy and meta-critic."""
     shape = (config.meta_steps, config.meta_batch)
 
-    def states(task: Int[Array, ""], k: PRNGKeyArray) -> Float[Array, "step row obs"]:
-        return jobs.data.obs[task, jax.random.randint(k, shape, 0, jobs.size[task])]
+    def rows(task: Int[Array, ""], k: PRNGKeyArray) -> tuple[Array, Array]:
+        index = jax.random.randint(k, shape, 0, jobs.size[task])
+        return jobs.data.obs[task, index], jobs.data.action[task, index]
 
-    drawn = _per_seed(jax.vmap(states)(jobs.task, _job_keys(key, jobs)), seeds)
-    obs = jnp.swapaxes(drawn, 1, 2)  # [seed, step, task, row, obs]
+    obs, action = (jnp.swapaxes(_per_seed(x, seeds), 1, 2) for x in jax.vmap(rows)(jobs.task, _job_keys(key, jobs)))
     weight = jnp.exp(state.learners.log_lam) * (1.0 - jobs.weights.alpha)
-    actors = jax.tree.map(lambda x: _per_seed(x, seeds), state.learners.actor)
-
-    def one(args: tuple[Any, ...]) -> tuple[Actor, optax.OptState, Float[Array, ""]]:
-        actor, opt_state, actors, obs, weight = args
-        return meta_policy_steps(actor, opt_state, actors, obs, weight, config)
-
-    packed = (state.meta_actor, state.meta_opt, actors, obs, _per_seed(weight, seeds))
-    actor, opt, loss = jax.lax.map(one, packed)
-    rate = config.meta_critic_rate
-    critic = jax.tree.map(
-        lambda m, q: m + rate * (jnp.mean(_per_seed(q, seeds), axis=1) - m), state.meta_critic, state.learners.critic
+    own = jax.tree.map(lambda x: _per_seed(x, seeds), (state.learners.actor, state.learners.critic))
+    seed_keys = jax.vmap(lambda s: jax.random.split(jax.random.fold_in(key, s), config.meta_steps))(
+        _per_seed(jobs.seed, seeds)[:, 0]
     )
-    return MetaState(state.learners, state.rings, actor, opt, critic), loss
+
+    def one(args: tuple[Any, ...]) -> tuple[Metas, dict[str, Array]]:
+        metas, (actors, critics), obs, action, z, weight, keys = args
+        return meta.meta_steps(metas, actors, critics, obs, action, z, weight, keys, config.meta_lr)
+
+    packed = (state.metas, own, obs, action, _per_seed(jobs.z, seeds), _per_seed(weight, seeds), seed_keys)
+    metas, metrics = jax.lax.map(one, packed)
+    return MetaState(state.learners, state.rings, metas), metrics
 
 
 def train_round(
@@ -307,13 +278,11 @@ def train_round(
 
     def block(state: MetaState, k: PRNGKeyArray) -> tuple[MetaState, dict[str, Array]]:
         k_rac, k_meta = jax.random.split(k)
-        anchors = jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), state.meta_actor)
-        learners, metrics = rac_jobs(
-            state.learners, state.rings, jobs, anchors, k_rac, config.meta_every, gamma, config
-        )
+        held = for_jobs(state.metas.actor, jobs.z, tasks)
+        learners, metrics = rac_jobs(state.learners, state.rings, jobs, held, k_rac, config.meta_every, gamma, config)
         state = eqx.tree_at(lambda s: s.learners, state, learners)
-        state, loss = meta_jobs(state, jobs, k_meta, seeds, config)
-        return state, metrics | {"meta/kl": jnp.repeat(loss, tasks)}
+        state, shared = meta_jobs(state, jobs, k_meta, seeds, config)
+        return state, metrics | _repeated(shared, tasks)
 
     blocks = config.rac.imagine_every // config.meta_every
     state, metrics = jax.lax.scan(block, state, jax.random.split(k_blocks, blocks))
@@ -345,7 +314,7 @@ def adapt_chunk(
     learners: Learner,
     rings: Ring,
     jobs: Jobs,
-    anchors: Actor,
+    held: Actor,
     key: PRNGKeyArray,
     start: Int[Array, ""],
     *,
@@ -353,13 +322,13 @@ def adapt_chunk(
     gamma: float,
     config: MerPOConfig,
 ) -> tuple[Learner, Ring, dict[str, Float[Array, "round job"]]]:
-    """`rounds` rounds of RAC on new tasks against their fixed meta-policies `anchors` ([job] leaves)."""
+    """`rounds` rounds of RAC on new tasks against their fixed anchors `held` ([job] leaves)."""
 
     def body(carry, i):
         learners, rings = carry
         k_imagine, k_rac = jax.random.split(jax.random.fold_in(key, start + i))
         rings = imagine_jobs(learners, rings, jobs, k_imagine, config)
-        learners, metrics = rac_jobs(learners, rings, jobs, anchors, k_rac, config.rac.imagine_every, gamma, config)
+        learners, metrics = rac_jobs(learners, rings, jobs, held, k_rac, config.rac.imagine_every, gamma, config)
         return (learners, rings), metrics
 
     (learners, rings), metrics = jax.lax.scan(body, (learners, rings), jnp.arange(rounds))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,8 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from merpo.algorithms import bc, merpo, rac
+from merpo.algorithms.context import Context, choose_probes, fit_context
 from merpo.algorithms.merpo import Jobs, MerPOConfig, MetaState
-from merpo.algorithms.rac import Learner, Weights
+from merpo.algorithms.rac import Weights
 from merpo.data.prepare import Preparation
 from merpo.data.types import SetInfo, Stacked, TaskData, stack
 from merpo.dynamics import fit as dyn
@@ -37,6 +41,7 @@ class Learned(eqx.Module):
     meta_model: Ensemble
     meta_actor: Actor
     meta_critic: TwinCritic
+    context: Context
     scale: TargetScale
     preparation: Preparation
 
@@ -102,12 +107,13 @@ def make_jobs(
     scale: TargetScale,
     termination: Termination,
     floor: Float[Array, " job"],
+    z: Float[Array, "job z"],
     seeds: Sequence[int],
     alpha: float,
     beta: float,
     updates: int,
 ) -> Jobs:
-    """One job per (seed, task), seeds outermost; `fitted` and `floor` have that leading axis already."""
+    """One job per (seed, task), seeds outermost; `fitted`, `floor` and `z` have that leading axis already."""
     tasks = int(batch.rows.count.shape[0])
     jobs = tasks * len(seeds)
     weights = Weights(
@@ -118,7 +124,36 @@ def make_jobs(
     )
     index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(seeds))
     seed = jnp.repeat(jnp.asarray(seeds, jnp.int32), tasks)
-    return Jobs(batch.stacked.transitions, batch.stacked.size, index, seed, fitted, scale, termination, weights)
+    return Jobs(batch.stacked.transitions, batch.stacked.size, index, seed, fitted, scale, termination, weights, z)
+
+
+@eqx.filter_jit
+def contexts(context: Context, models: FittedModel, seeds: int) -> Float[Array, "job z"]:
+    """z of every job from its model; `context` has [seed] leaves, `models` [job] leaves, seeds outermost."""
+    tasks = models.elites.shape[0] // seeds
+    return jax.vmap(lambda c, m: c(m))(jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), context), models)
+
+
+def _cores() -> int:
+    """Threads worth dispatching from: on a CPU a light update keeps one core busy; an accelerator wants one call."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cuts(jobs: int, parts: int) -> list[slice]:
+    """Equal slices of the job axis (one compiled shape): the largest number of them up to `parts` that divides it."""
+    count = max(p for p in range(1, max(min(parts, jobs), 1) + 1) if jobs % p == 0)
+    size = jobs // count
+    return [slice(i * size, (i + 1) * size) for i in range(count)]
+
+
+def _side_by_side(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+    """`work` on every part, each from its own thread: XLA leaves Python's lock while it computes."""
+    if len(parts) == 1:
+        return [work(parts[0])]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(work, parts))
 
 
 def clone_policies(batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, config: MerPOConfig) -> bc.Cloned:
@@ -162,17 +197,18 @@ def fit(
     flat = [preparation.task(t).transitions for t in tasks]
     scale = fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat))
 
-    metas, fitted = [], []
-    for seed in seeds:
+    def models_of(seed: int) -> tuple[Ensemble, FittedModel]:
         k_meta, k_adapt = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
         meta = fit_meta_model(batch, scale, k_meta, info, termination.learned, config, report)
         models, _ = dyn.adapt_models(
             meta, batch.stacked, batch.rows, scale, k_adapt,
             config=config.dynamics, learn_termination=termination.learned,
         )  # fmt: skip
-        metas.append(meta)
-        fitted.append(models)
-    meta_model: Ensemble = jax.tree.map(lambda *x: jnp.stack(x), *metas)
+        return meta, models
+
+    metas, fitted = zip(*_side_by_side(models_of, seeds), strict=True)
+    probes = choose_probes(batch.stacked, seed=0)
+    context = _stacked([fit_context(models, probes, config.context) for models in fitted])
     models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
 
     count = len(tasks) * len(seeds)
@@ -180,15 +216,24 @@ def fit(
     if config.rac.lam_mode == "dual":
         keys = [jax.random.fold_in(jax.random.key(s), 2) for s in seeds]
         floor = clone_policies(batch, keys, info, config).nll
+    z = contexts(context, models, len(seeds))
     jobs = make_jobs(
-        batch, models, scale, termination, floor, seeds, config.rac.alpha, config.rac.beta, config.train_updates
+        batch, models, scale, termination, floor, z, seeds, config.rac.alpha, config.rac.beta, config.train_updates
     )
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 3) for s in seeds])
-    state = merpo.init_meta(init_keys, len(tasks), info.obs_dim, info.act_dim, config)
+    state = merpo.init_meta(init_keys, z, info.obs_dim, info.act_dim, config)
     key = jax.random.key(4)  # every job folds its own seed in
     state, metrics = train(state, jobs, key, len(seeds), info.gamma, config, report)
-    learned = Learned(meta_model, state.meta_actor, state.meta_critic, scale, preparation)
+    learned = Learned(_stacked(metas), state.metas.actor, state.metas.critic, context, scale, preparation)
     return learned, metrics
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def _joined(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
 
 
 def train(
@@ -200,18 +245,51 @@ def train(
     config: MerPOConfig,
     report: Report = silent,
 ) -> tuple[MetaState, dict[str, np.ndarray]]:
-    """Run `train_updates` in chunks of one round."""
-    total = config.train_updates // config.rac.imagine_every
-    curves = []
-    state = jax.tree.map(jnp.copy, state)  # chunks donate their input: no two leaves may share a buffer
-    for i in range(total):
-        state, metrics = merpo.train_chunk(
-            state, jobs, key, jnp.asarray(i, jnp.int32), rounds=1, seeds=seeds, gamma=gamma, config=config
+    """Run `train_updates` round by round. Seeds share nothing, so on a CPU their chunks run side by side."""
+    tasks = jobs.task.shape[0] // seeds
+    cuts = _cuts(seeds, seeds if _cores() > 1 else 1)
+    own = [slice(c.start * tasks, c.stop * tasks) for c in cuts]
+
+    def pick(c: slice, o: slice) -> MetaState:
+        learners, rings = jax.tree.map(lambda x: jnp.copy(x[o]), (state.learners, state.rings))
+        return MetaState(learners, rings, jax.tree.map(lambda x: jnp.copy(x[c]), state.metas))
+
+    def advance(state: MetaState, part: Jobs, i: int) -> tuple[MetaState, dict[str, Array]]:
+        return merpo.train_chunk(
+            state, part, key, jnp.asarray(i, jnp.int32), rounds=1, seeds=cuts[0].stop, gamma=gamma, config=config
         )
-        curves.append(jax.device_get(metrics))
-        figures = {k: float(np.mean(v)) for k, v in curves[-1].items()}
-        report("meta-training", (i + 1) * config.rac.imagine_every, config.train_updates, figures)
-    return state, _curves(curves, seeds)
+
+    # chunks donate their input: no two leaves may share a buffer
+    states = [pick(c, o) for c, o in zip(cuts, own, strict=True)]
+    states, curves = _rounds(
+        advance, states, [jobs.part(o) for o in own], config.train_updates, config, "meta-training", report
+    )
+    return _joined(states), _curves(curves, seeds)
+
+
+def _rounds(
+    advance: Callable[[Any, Any, int], tuple[Any, dict[str, Array]]],
+    states: list[Any],
+    parts: Sequence[Any],
+    updates: int,
+    config: MerPOConfig,
+    stage: str,
+    report: Report,
+) -> tuple[list[Any], list[dict[str, np.ndarray]]]:
+    """Advance every part round by round, the parts of a round side by side, and report after each round."""
+    curves = []
+    every = config.rac.imagine_every
+    for i in range(updates // every):
+
+        def work(part: tuple[Any, Any], i: int = i) -> tuple[Any, dict[str, np.ndarray]]:
+            state, metrics = advance(*part, i)
+            return state, jax.device_get(metrics)
+
+        done = _side_by_side(work, list(zip(states, parts, strict=True)))
+        states, found = (list(x) for x in zip(*done, strict=True))
+        curves.append({k: np.concatenate([m[k] for m in found], axis=1) for k in found[0]})
+        report(stage, (i + 1) * every, updates, {k: float(np.mean(v)) for k, v in curves[-1].items()})
+    return states, curves
 
 
 def _curves(chunks: list[dict[str, np.ndarray]], seeds: int) -> dict[str, np.ndarray]:
@@ -242,18 +320,20 @@ def fit_new(
     """Adapt the meta-model to every new task, for every seed."""
     batch = make_batch(tasks, learned.preparation, config, seed=1)
     termination = termination_rule(info, learned.preparation)
-    fitted, errors = [], []
-    for i, seed in enumerate(seeds):
-        k = jax.random.fold_in(jax.random.key(seed), 5)
+
+    def models_of(i: int) -> tuple[FittedModel, np.ndarray]:
+        k = jax.random.fold_in(jax.random.key(seeds[i]), 5)
         meta = jax.tree.map(itemgetter(i), learned.meta_model)
         models, curve = dyn.adapt_models(
             meta, batch.stacked, batch.rows, learned.scale, k,
             config=config.dynamics, learn_termination=termination.learned,
         )  # fmt: skip
-        fitted.append(models)
-        errors.append(np.asarray(curve))
-        report("adapting the model", i + 1, len(seeds), {"error": float(np.mean(errors[-1][:, -1]))})
-    return NewTasks(batch, termination, jax.tree.map(lambda *x: jnp.concatenate(x), *fitted), np.stack(errors))
+        error = np.asarray(curve)
+        report("adapting the model", i + 1, len(seeds), {"error": float(np.mean(error[:, -1]))})
+        return models, error
+
+    fitted, errors = zip(*_side_by_side(models_of, range(len(seeds))), strict=True)
+    return NewTasks(batch, termination, _joined(fitted), np.stack(errors))
 
 
 def adapt(
@@ -277,45 +357,42 @@ def adapt(
         keys = [jax.random.fold_in(jax.random.key(s), 6) for s in seeds]
         floor = clone_policies(batch, keys, info, config).nll
     alpha = config.rac.alpha if method == "merpo" else 1.0
+    z = contexts(learned.context, models, len(seeds))
     jobs = make_jobs(
-        batch, models, learned.scale, new.termination, floor, seeds, alpha, config.rac.beta, config.adapt_updates
+        batch, models, learned.scale, new.termination, floor, z, seeds, alpha, config.rac.beta, config.adapt_updates
     )
 
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 7) for s in seeds])
-    fresh_actor, fresh_critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, config.rac))(init_keys)
-    anchor = learned.meta_actor
-    critic = learned.meta_critic if method == "merpo" and config.warm_critic else fresh_critic
-    actor = anchor if method == "merpo" else fresh_actor
-    learners = merpo.init_learners(actor, critic, n, config.rac)
+    fresh_actor, fresh_critic = jax.tree.map(
+        lambda x: jnp.repeat(x, n, axis=0),
+        jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, config.rac))(init_keys),
+    )
+    anchor = merpo.for_jobs(learned.meta_actor, z, n)
+    warm = method == "merpo" and config.warm_critic
+    critic = merpo.for_jobs(learned.meta_critic, z, n) if warm else fresh_critic
+    learners = merpo.init_learners(anchor if method == "merpo" else fresh_actor, critic, config.rac)
     rings = merpo.init_rings(n * len(seeds), info.obs_dim, info.act_dim, config.rac)
-    anchors = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), anchor)
     key = jax.random.key(8)
 
-    learners, metrics = _adapt_loop(learners, rings, jobs, anchors, key, info.gamma, config, method, report)
-    actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), learners.actor)
+    def advance(state: Any, part: tuple[Jobs, Actor], i: int) -> tuple[Any, dict[str, Array]]:
+        jobs, held = part
+        learners, rings, metrics = merpo.adapt_chunk(
+            *state, jobs, held, key, jnp.asarray(i, jnp.int32), rounds=1, gamma=info.gamma, config=config
+        )
+        return (learners, rings), metrics
+
+    cuts = _cuts(n * len(seeds), _cores())
+    # chunks donate their input: no two leaves may share a buffer
+    states = [jax.tree.map(lambda x, c=c: jnp.copy(x[c]), (learners, rings)) for c in cuts]
+    parts = [(jobs.part(c), jax.tree.map(lambda x, c=c: x[c], anchor)) for c in cuts]
+    states, metrics = _rounds(advance, states, parts, config.adapt_updates, config, f"adapting ({method})", report)
+    actors = _joined([learners.actor for learners, _ in states])
+    actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), actors)
     return Adapted(actors, _curves(metrics, len(seeds)), new.error)
 
 
-def _adapt_loop(
-    learners: Learner,
-    rings: object,
-    jobs: Jobs,
-    anchors: Actor,
-    key: PRNGKeyArray,
-    gamma: float,
-    config: MerPOConfig,
-    method: str,
-    report: Report,
-) -> tuple[Learner, list[dict[str, np.ndarray]]]:
-    total = config.adapt_updates // config.rac.imagine_every
-    curves = []
-    learners, rings = jax.tree.map(jnp.copy, (learners, rings))
-    for i in range(total):
-        learners, rings, metrics = merpo.adapt_chunk(
-            learners, rings, jobs, anchors, key, jnp.asarray(i, jnp.int32),
-            rounds=1, gamma=gamma, config=config,
-        )  # fmt: skip
-        curves.append(jax.device_get(metrics))
-        figures = {k: float(np.mean(v)) for k, v in curves[-1].items()}
-        report(f"adapting ({method})", (i + 1) * config.rac.imagine_every, config.adapt_updates, figures)
-    return learners, curves
+def meta_policies(learned: Learned, new: NewTasks, seeds: Sequence[int]) -> Actor:
+    """pi_c of every new task before any adaptation: actors with [seed, task] leaves."""
+    n = int(new.batch.rows.count.shape[0])
+    held = merpo.for_jobs(learned.meta_actor, contexts(learned.context, new.models, len(seeds)), n)
+    return jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), held)

@@ -50,16 +50,16 @@ SMALL = MerPOConfig(
 
 STANDARD = MerPOConfig(
     rac=RACConfig(
-        actor_hidden=(256, 256),
-        critic_hidden=(256, 256),
+        actor_hidden=(128, 128),
+        critic_hidden=(128, 128),
         actor_lr=1e-3,
         critic_lr=1e-3,
-        gamma=0.97,
+        gamma=0.98,
         warmup=1000,
         real_fraction=0.8,
         tau=0.02,
-        lam=0.08,
-        beta=0.1,
+        lam=0.03,
+        beta=0.3,
         temperature=1e-4,
         target_entropy=-2.0,
         rollout_length=1,
@@ -68,11 +68,12 @@ STANDARD = MerPOConfig(
         buffer=20_000,
     ),
     dynamics=DynamicsConfig(
-        hidden=(128, 128, 128), members=5, elites=4, eta=1e-3, meta_iterations=60, adapt_steps=600, check_every=100
+        hidden=(128, 128, 128), members=5, elites=4, eta=1e-3, meta_iterations=60, adapt_steps=1000, check_every=100
     ),
-    train_updates=5000,
-    adapt_updates=5000,
+    train_updates=8000,
+    adapt_updates=8000,
     bc_updates=3000,
+    context=2,
 )
 """For locomotion-sized systems."""
 

@@ -164,11 +164,13 @@ def init(actor: Actor, critic: TwinCritic, config: RACConfig) -> Learner:
     )
 
 
-def networks(key: PRNGKeyArray, obs_dim: int, act_dim: int, config: RACConfig) -> tuple[Actor, TwinCritic]:
-    """Randomly initialised actor and critics."""
+def networks(
+    key: PRNGKeyArray, obs_dim: int, act_dim: int, config: RACConfig, context: int = 0
+) -> tuple[Actor, TwinCritic]:
+    """Randomly initialised actor and critics; with `context` further inputs last, to be held by `given`."""
     k_actor, k_critic = jax.random.split(key)
-    actor = Actor(obs_dim, act_dim, config.actor_hidden, k_actor)
-    critic = TwinCritic(obs_dim, act_dim, config.critic_hidden, k_critic, layer_norm=config.critic_layer_norm)
+    actor = Actor(obs_dim + context, act_dim, config.actor_hidden, k_actor)
+    critic = TwinCritic(obs_dim, act_dim + context, config.critic_hidden, k_critic, layer_norm=config.critic_layer_norm)
     return actor, critic
 
 

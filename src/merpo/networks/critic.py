@@ -35,3 +35,7 @@ class TwinCritic(eqx.Module):
         """Both action-values, [2, *n]."""
         x = jnp.concatenate([obs, action], axis=-1)
         return eqx.filter_vmap(lambda net, x: net(x)[..., 0], in_axes=(eqx.if_array(0), None))(self.nets, x)
+
+    def given(self, z: Float[Array, " z"]) -> TwinCritic:
+        """Q(s, a, z) as critics of (s, a), for critics whose input is (s, a, z)."""
+        return eqx.tree_at(lambda c: c.nets, self, eqx.filter_vmap(lambda net: net.given(z))(self.nets))

@@ -70,3 +70,10 @@ class MLP(eqx.Module):
                 x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-5)
             x = act(x)
         return self.layers[-1](x)
+
+    def given(self, tail: Float[Array, " tail"]) -> MLP:
+        """The same function with its last inputs held at `tail`: they are folded into the first bias."""
+        first = self.layers[0]
+        kept = first.weight.shape[0] - tail.shape[0]
+        bias = first.bias + jnp.einsum("z,zo->o", tail, first.weight[kept:])
+        return eqx.tree_at(lambda m: (m.layers[0].weight, m.layers[0].bias), self, (first.weight[:kept], bias))

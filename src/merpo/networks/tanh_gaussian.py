@@ -83,3 +83,7 @@ class Actor(eqx.Module):
         half = 0.5 * (self.log_std_max - self.log_std_min)
         log_std = self.log_std_min + half * (jnp.tanh(raw) + 1.0)
         return TanhGaussian(mean, log_std)
+
+    def given(self, z: Float[Array, " z"]) -> Actor:
+        """pi(. | s, z) as an actor of s alone, for an actor whose input is (s, z)."""
+        return eqx.tree_at(lambda a: a.net, self, self.net.given(z))
