@@ -21,6 +21,8 @@ action columns) needs, in multiply-adds per row of one network, with `mac(i, o) 
 times two for the floating-point operations. Elementwise work, random numbers, Adam and the gathering of the batch are
 in the time but not in the count, so the fraction says what all of that costs.
 
+Several tasks are dispatched as the library does it: one thread per core, each with its share of the tasks.
+
 The peak is the best of square float32 products of several sizes, in the same process and interleaved with the
 measurements; both figures are the best of several repetitions, since other work on the machine only ever slows.
 """
@@ -43,9 +45,10 @@ import numpy as np
 from merpo import RACConfig
 from merpo.algorithms import merpo, rac
 from merpo.algorithms.merpo import Jobs, MerPOConfig
+from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.types import Transitions
 from merpo.dynamics.ensemble import Ensemble, TargetScale
-from merpo.dynamics.fit import FittedModel
+from merpo.dynamics.fit import FittedModel, map_groups
 from merpo.dynamics.imagination import Ring
 from merpo.dynamics.termination import Termination
 
@@ -108,7 +111,8 @@ def problem(tasks: int) -> tuple[Any, ...]:
 
     config = MerPOConfig(rac=CONFIG)
     actor, critic = jax.vmap(lambda k: rac.networks(k, OBS, ACT, CONFIG))(jax.random.split(jax.random.key(0), 1))
-    learners = merpo.init_learners(actor, critic, tasks, CONFIG)
+    actor, critic = jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), (actor, critic))
+    learners = merpo.init_learners(actor, critic, CONFIG)
     full = jnp.full((tasks,), ROWS, jnp.int32)
     rings = Ring(rows(), jnp.zeros((tasks,), jnp.int32), full)
     # The imagination itself is not timed here: it runs once every few hundred updates.
@@ -119,12 +123,13 @@ def problem(tasks: int) -> tuple[Any, ...]:
     none = jnp.zeros(0, jnp.float32)
     number = partial(jnp.full, (tasks,), dtype=jnp.float32)
     jobs = Jobs(
-        rows(), full, jnp.arange(tasks, dtype=jnp.int32), jnp.zeros((tasks,), jnp.int32), fitted, TargetScale(out, out, state, state),
+        rows(), full, jnp.arange(tasks, dtype=jnp.int32), jnp.zeros((tasks,), jnp.int32), fitted,
+        TargetScale(out, out, state, state),
         Termination("never", jnp.zeros(0, jnp.int32), none, none),
         rac.Weights(alpha=number(0.4), beta=number(0.1), floor=number(0.0), pace=number(1e-4)),
+        jnp.zeros((tasks, 0), jnp.float32),
     )  # fmt: skip
-    anchors = jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), actor)
-    return learners, rings, jobs, anchors, jax.random.split(jax.random.key(2), tasks)
+    return learners, rings, jobs, actor, jax.random.split(jax.random.key(2), tasks)
 
 
 @partial(jax.jit, static_argnames=("group",))
@@ -136,10 +141,25 @@ def advance(learners: Any, rings: Any, jobs: Jobs, anchors: Any, keys: Any, *, g
         return merpo.rac_steps(learner, ring, jobs, task, anchor, weights, key, STEPS, 0.99, CONFIG)
 
     packed = (learners, rings, jobs.task, jobs.weights, anchors, keys)
-    count = jobs.task.shape[0]
-    if group >= count:
-        return jax.vmap(one)(packed)
-    return jax.lax.map(one, packed, batch_size=group if group > 1 else None)
+    return map_groups(one, packed, group)
+
+
+def in_parts(args: tuple[Any, ...], group: int) -> Callable[[], None]:
+    """`advance` as the library runs it: equal parts of the tasks, each dispatched from its own thread."""
+    learners, rings, jobs, anchors, keys = args
+    parts = [
+        (
+            *jax.tree.map(lambda x, c=c: x[c], (learners, rings)),
+            jobs.part(c),
+            jax.tree.map(lambda x, c=c: x[c], anchors),
+        )
+        for c in cuts(len(keys), cores())
+    ]
+
+    def run(part: tuple[Any, ...]) -> None:
+        jax.block_until_ready(advance(*part, keys[: part[2].task.shape[0]], group=group))
+
+    return partial(side_by_side, run, parts)
 
 
 def main() -> None:
@@ -159,7 +179,7 @@ def main() -> None:
         args = problem(tasks)
         for group in sorted({min(g, tasks) for g in options.groups}):
             before = peak_gflops()
-            least = best(lambda args=args, group=group: advance(*args, group=group), options.seconds)
+            least = best(in_parts(args, group), options.seconds)
             peak = max(before, peak_gflops())
             rate = tasks * STEPS / least
             found = {

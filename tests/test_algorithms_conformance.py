@@ -67,7 +67,7 @@ def meta_case(i: int, size: float = 1.0):
 def meta_update(metas, actors, critics, obs, action, key):
     z, weight = jnp.asarray([[1.0, 0.0], [-1.0, 0.5]], jnp.float32), jnp.ones(2, jnp.float32)
     keys = jax.random.split(key, 2)
-    return meta.meta_steps(metas, actors, critics, obs, action, z, weight, keys, CONFIG.meta_lr)
+    return meta.meta_steps(metas, actors, critics, obs, action, z, weight, keys, CONFIG.meta_lr, jnp.float32(1.0))
 
 
 CASES = {"rac": (rac_update, rac_case), "model": (model_update, model_case), "meta-policy": (meta_update, meta_case)}

@@ -1,6 +1,5 @@
 """Meta-policy and meta-critic at their analytic optima, and behaviour cloning's known optimum."""
 
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -89,7 +88,7 @@ def distil(context: int, z, values):
     states, logged = jnp.zeros((600, 3, 2, 1), jnp.float32), jnp.zeros((600, 3, 2, 2), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 600)
     run = eqx.filter_jit(meta_steps)
-    return run(metas, actors, critics, states, logged, z, jnp.ones(3, jnp.float32), keys, 0.02)[0]
+    return run(metas, actors, critics, states, logged, z, jnp.ones(3, jnp.float32), keys, 0.02, jnp.float32(1.0))[0]
 
 
 @eqx.filter_jit

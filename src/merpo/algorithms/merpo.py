@@ -254,13 +254,14 @@ def meta_jobs(
     obs, action = (jnp.swapaxes(_per_seed(x, seeds), 1, 2) for x in jax.vmap(rows)(jobs.task, _job_keys(key, jobs)))
     weight = jnp.exp(state.learners.log_lam) * (1.0 - jobs.weights.alpha)
     own = jax.tree.map(lambda x: _per_seed(x, seeds), (state.learners.actor, state.learners.critic))
+    share = rac.step_share(state.learners.step[0], jobs.weights.pace[0], config.rac.lr_final)
     seed_keys = jax.vmap(lambda s: jax.random.split(jax.random.fold_in(key, s), config.meta_steps))(
         _per_seed(jobs.seed, seeds)[:, 0]
     )
 
     def one(args: tuple[Any, ...]) -> tuple[Metas, dict[str, Array]]:
         metas, (actors, critics), obs, action, z, weight, keys = args
-        return meta.meta_steps(metas, actors, critics, obs, action, z, weight, keys, config.meta_lr)
+        return meta.meta_steps(metas, actors, critics, obs, action, z, weight, keys, config.meta_lr, share)
 
     packed = (state.metas, own, obs, action, _per_seed(jobs.z, seeds), _per_seed(weight, seeds), seed_keys)
     metas, metrics = jax.lax.map(one, packed)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from merpo.algorithms.rac import stepped
 from merpo.networks import Actor, TanhGaussian, TwinCritic
 
 
@@ -81,11 +82,12 @@ def meta_steps(
     weight: Float[Array, " task"],
     keys: Key[Array, " step"],
     learning_rate: float,
+    share: Float[Array, ""],
 ) -> tuple[Metas, dict[str, Float[Array, ""]]]:
     """One gradient step of both per leading entry of `obs`, for one seed.
 
     `actors` and `critics` are the tasks' own, [task] leaves. The critics are compared at the logged actions and at one
-    drawn from each task's policy: where a new task's learner will ask.
+    drawn from each task's policy: where a new task's learner will ask. `share` is that of the step size.
     """
     opt = optax.adam(learning_rate)
 
@@ -94,14 +96,14 @@ def meta_steps(
         policies = jax.vmap(lambda actor, s: actor(s))(actors, states)
         policy_loss, grads = jax.value_and_grad(meta_policy_loss)(metas.actor, policies, states, z, weight)
         steps, actor_opt = opt.update(grads, metas.actor_opt)
-        actor = optax.apply_updates(metas.actor, steps)
+        actor = stepped(metas.actor, steps, share)
 
         twice = jnp.concatenate([states, states], axis=1)
         acts = jnp.concatenate([logged, jnp.tanh(policies.sample_pre(key))], axis=1)
         values = jnp.swapaxes(jax.vmap(lambda critic, s, a: critic(s, a))(critics, twice, acts), 0, 1)
         critic_loss, grads = jax.value_and_grad(meta_critic_loss)(metas.critic, values, twice, acts, z)
         steps, critic_opt = opt.update(grads, metas.critic_opt)
-        critic = optax.apply_updates(metas.critic, steps)
+        critic = stepped(metas.critic, steps, share)
         return Metas(actor, critic, actor_opt, critic_opt), (policy_loss, critic_loss)
 
     metas, (policy_loss, critic_loss) = jax.lax.scan(body, metas, (obs, action, keys))

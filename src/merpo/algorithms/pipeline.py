@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -19,6 +17,7 @@ from merpo.algorithms import bc, merpo, rac
 from merpo.algorithms.context import Context, choose_probes, fit_context
 from merpo.algorithms.merpo import Jobs, MerPOConfig, MetaState
 from merpo.algorithms.rac import Weights
+from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.prepare import Preparation
 from merpo.data.types import SetInfo, Stacked, TaskData, stack
 from merpo.dynamics import fit as dyn
@@ -134,28 +133,6 @@ def contexts(context: Context, models: FittedModel, seeds: int) -> Float[Array, 
     return jax.vmap(lambda c, m: c(m))(jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), context), models)
 
 
-def _cores() -> int:
-    """Threads worth dispatching from: on a CPU a light update keeps one core busy; an accelerator wants one call."""
-    if jax.default_backend() != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cuts(jobs: int, parts: int) -> list[slice]:
-    """Equal slices of the job axis (one compiled shape): the largest number of them up to `parts` that divides it."""
-    count = max(p for p in range(1, max(min(parts, jobs), 1) + 1) if jobs % p == 0)
-    size = jobs // count
-    return [slice(i * size, (i + 1) * size) for i in range(count)]
-
-
-def _side_by_side(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    """`work` on every part, each from its own thread: XLA leaves Python's lock while it computes."""
-    if len(parts) == 1:
-        return [work(parts[0])]
-    with ThreadPoolExecutor(len(parts)) as pool:
-        return list(pool.map(work, parts))
-
-
 def clone_policies(batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, config: MerPOConfig) -> bc.Cloned:
     """Behaviour cloning of every task for every seed's key: [job] leaves, seeds outermost."""
     tasks = int(batch.rows.count.shape[0])
@@ -206,7 +183,7 @@ def fit(
         )  # fmt: skip
         return meta, models
 
-    metas, fitted = zip(*_side_by_side(models_of, seeds), strict=True)
+    metas, fitted = zip(*side_by_side(models_of, seeds), strict=True)
     probes = choose_probes(batch.stacked, seed=0)
     context = _stacked([fit_context(models, probes, config.context) for models in fitted])
     models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
@@ -247,8 +224,8 @@ def train(
 ) -> tuple[MetaState, dict[str, np.ndarray]]:
     """Run `train_updates` round by round. Seeds share nothing, so on a CPU their chunks run side by side."""
     tasks = jobs.task.shape[0] // seeds
-    cuts = _cuts(seeds, seeds if _cores() > 1 else 1)
-    own = [slice(c.start * tasks, c.stop * tasks) for c in cuts]
+    of_seeds = cuts(seeds, seeds if cores() > 1 else 1)
+    own = [slice(c.start * tasks, c.stop * tasks) for c in of_seeds]
 
     def pick(c: slice, o: slice) -> MetaState:
         learners, rings = jax.tree.map(lambda x: jnp.copy(x[o]), (state.learners, state.rings))
@@ -256,11 +233,11 @@ def train(
 
     def advance(state: MetaState, part: Jobs, i: int) -> tuple[MetaState, dict[str, Array]]:
         return merpo.train_chunk(
-            state, part, key, jnp.asarray(i, jnp.int32), rounds=1, seeds=cuts[0].stop, gamma=gamma, config=config
+            state, part, key, jnp.asarray(i, jnp.int32), rounds=1, seeds=of_seeds[0].stop, gamma=gamma, config=config
         )
 
     # chunks donate their input: no two leaves may share a buffer
-    states = [pick(c, o) for c, o in zip(cuts, own, strict=True)]
+    states = [pick(c, o) for c, o in zip(of_seeds, own, strict=True)]
     states, curves = _rounds(
         advance, states, [jobs.part(o) for o in own], config.train_updates, config, "meta-training", report
     )
@@ -285,7 +262,7 @@ def _rounds(
             state, metrics = advance(*part, i)
             return state, jax.device_get(metrics)
 
-        done = _side_by_side(work, list(zip(states, parts, strict=True)))
+        done = side_by_side(work, list(zip(states, parts, strict=True)))
         states, found = (list(x) for x in zip(*done, strict=True))
         curves.append({k: np.concatenate([m[k] for m in found], axis=1) for k in found[0]})
         report(stage, (i + 1) * every, updates, {k: float(np.mean(v)) for k, v in curves[-1].items()})
@@ -332,7 +309,7 @@ def fit_new(
         report("adapting the model", i + 1, len(seeds), {"error": float(np.mean(error[:, -1]))})
         return models, error
 
-    fitted, errors = zip(*_side_by_side(models_of, range(len(seeds))), strict=True)
+    fitted, errors = zip(*side_by_side(models_of, range(len(seeds))), strict=True)
     return NewTasks(batch, termination, _joined(fitted), np.stack(errors))
 
 
@@ -348,7 +325,7 @@ def adapt(
     """Policies for new tasks from their logs and adapted models.
 
     `merpo`: policy from pi_c, critics from the meta-critic, RAC against pi_c.
-    `rac`: policy and critics from scratch and alpha = 1: the learner without the meta-policy.
+    `rac`: policy and critics from scratch, the objective without its last term: the learner without the meta-policy.
     """
     batch, models = new.batch, new.models
     n = int(batch.rows.count.shape[0])
@@ -371,6 +348,8 @@ def adapt(
     warm = method == "merpo" and config.warm_critic
     critic = merpo.for_jobs(learned.meta_critic, z, n) if warm else fresh_critic
     learners = merpo.init_learners(anchor if method == "merpo" else fresh_actor, critic, config.rac)
+    if method == "rac":  # the term of pi_c is left out; the weight of the other, lambda alpha, stays what it is
+        learners = eqx.tree_at(lambda s: s.log_lam, learners, learners.log_lam + jnp.log(jnp.float32(config.rac.alpha)))
     rings = merpo.init_rings(n * len(seeds), info.obs_dim, info.act_dim, config.rac)
     key = jax.random.key(8)
 
@@ -381,10 +360,10 @@ def adapt(
         )
         return (learners, rings), metrics
 
-    cuts = _cuts(n * len(seeds), _cores())
+    own = cuts(n * len(seeds), cores())
     # chunks donate their input: no two leaves may share a buffer
-    states = [jax.tree.map(lambda x, c=c: jnp.copy(x[c]), (learners, rings)) for c in cuts]
-    parts = [(jobs.part(c), jax.tree.map(lambda x, c=c: x[c], anchor)) for c in cuts]
+    states = [jax.tree.map(lambda x, c=c: jnp.copy(x[c]), (learners, rings)) for c in own]
+    parts = [(jobs.part(c), jax.tree.map(lambda x, c=c: x[c], anchor)) for c in own]
     states, metrics = _rounds(advance, states, parts, config.adapt_updates, config, f"adapting ({method})", report)
     actors = _joined([learners.actor for learners, _ in states])
     actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), actors)

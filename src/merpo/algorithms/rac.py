@@ -174,9 +174,14 @@ def networks(
     return actor, critic
 
 
-def _stepped(params: Any, steps: Any, factor: Float[Array, ""]) -> Any:
-    """Parameters after `factor` times the optimiser's step."""
-    return jax.tree.map(lambda p, u: p + factor * u, params, steps)
+def step_share(step: Int[Array, ""], pace: Float[Array, ""], lr_final: float) -> Float[Array, ""]:
+    """The share of the step size after `step` updates: from 1 linearly to `lr_final` at the end of the phase."""
+    return 1.0 - (1.0 - lr_final) * jnp.minimum(step.astype(jnp.float32) * pace, 1.0)
+
+
+def stepped(params: Any, steps: Any, share: Float[Array, ""]) -> Any:
+    """Parameters after a share of the optimiser's step."""
+    return jax.tree.map(lambda p, u: p + share * u, params, steps)
 
 
 def bellman_target(
@@ -280,7 +285,7 @@ def update(
 ) -> tuple[Learner, dict[str, Array]]:
     """One RAC update of one task: critics, actor, temperature, lambda, targets."""
     k_next, k_push, k_actor = jax.random.split(key, 3)
-    left = 1.0 - (1.0 - config.lr_final) * jnp.minimum(state.step.astype(jnp.float32) * weights.pace, 1.0)
+    share = step_share(state.step, weights.pace, config.lr_final)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, model)
 
     y = bellman_target(state.target, state.actor, both, gamma, k_next)
@@ -290,7 +295,7 @@ def update(
         state.critic, real, model, pushed, y, weights.beta * (1.0 - gamma), config.real_fraction
     )
     steps, critic_opt = optax.adam(config.critic_lr).update(grads, state.critic_opt)
-    critic = _stepped(state.critic, steps, left)
+    critic = stepped(state.critic, steps, share)
     target = optax.incremental_update(critic, state.target, config.tau)
 
     y_real = y[: config.real_rows]
@@ -304,7 +309,7 @@ def update(
         jnp.maximum(scale, 1e-6), improve, k_actor,
     )  # fmt: skip
     steps, actor_opt = optax.adam(config.actor_lr).update(grads, state.actor_opt)
-    actor = _stepped(state.actor, steps, left)
+    actor = stepped(state.actor, steps, share)
 
     act_dim = real.action.shape[-1]
     shortfall = jnp.clip(config.target_entropy - found["actor/entropy"] / act_dim, -1.0, 1.0)

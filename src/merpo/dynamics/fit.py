@@ -151,6 +151,8 @@ def map_groups(one: Callable[[Any], Any], packed: Any, group: int) -> Any:
     """
     count = jax.tree.leaves(packed)[0].shape[0]
     size = max(g for g in range(1, min(group, count) + 1) if count % g == 0)
+    if count == 1:  # a mapped axis of one would only cost transposes
+        return jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], packed)))
     if size == count:
         return jax.vmap(one)(packed)
     return jax.lax.map(one, packed, batch_size=size if size > 1 else None)

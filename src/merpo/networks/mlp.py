@@ -34,6 +34,42 @@ class Dense(eqx.Module):
         return jnp.matmul(x, self.weight) + jnp.expand_dims(self.bias, tuple(range(x.ndim - 1)))
 
 
+def _row_mean(x: Float[Array, "*n unit"]) -> Float[Array, "*n 1"]:
+    """The mean over the last axis as a matrix-vector product: XLA's own reduction of it is not vectorised on CPUs."""
+    n = x.shape[-1]
+    return jnp.matmul(x, jnp.full((n, 1), 1.0 / n, x.dtype))
+
+
+@jax.custom_vjp
+def unit_scale(x: Float[Array, "*n unit"]) -> Float[Array, "*n unit"]:
+    """x over its root mean square along the last axis."""
+    return _unit_scale_forward(x)[0]
+
+
+def _unit_scale_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    factor = jax.lax.rsqrt(_row_mean(x * x) + 1e-5)
+    y = x * factor
+    return y, (y, factor)
+
+
+def _unit_scale_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array]:
+    y, factor = kept
+    return (factor * (grad - y * _row_mean(grad * y)),)
+
+
+unit_scale.defvjp(_unit_scale_forward, _unit_scale_backward)
+
+
+def normalised(layer: Dense, x: Float[Array, "*n in"]) -> Float[Array, "*n out"]:
+    """The layer's outputs with mean 0 and deviation 1 over the units (Ba et al. 2016, without learned scale).
+
+    The mean over the units is linear in x: taking it from the weights, once, saves a pass over every row.
+    """
+    weight = layer.weight - _row_mean(layer.weight)
+    bias = layer.bias - jnp.mean(layer.bias)
+    return unit_scale(jnp.matmul(x, weight) + jnp.expand_dims(bias, tuple(range(x.ndim - 1))))
+
+
 class MLP(eqx.Module):
     """Fully connected network; optional layer normalisation (without learned scale) before each activation."""
 
@@ -64,11 +100,7 @@ class MLP(eqx.Module):
         """The network's output; any leading axes."""
         act = ACTIVATIONS[self.activation]
         for layer in self.layers[:-1]:
-            x = layer(x)
-            if self.layer_norm:
-                x = x - jnp.mean(x, axis=-1, keepdims=True)
-                x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-5)
-            x = act(x)
+            x = act(normalised(layer, x) if self.layer_norm else layer(x))
         return self.layers[-1](x)
 
     def given(self, tail: Float[Array, " tail"]) -> MLP:

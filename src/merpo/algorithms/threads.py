@@ -1,0 +1,36 @@
+"""Disjoint parts of the job axis side by side: how a CPU's cores are all used.
+
+A light update keeps one core busy, since only its larger matrix products are split among cores. Jobs (and seeds) share
+nothing, so compiled chunks over disjoint parts are dispatched from a thread each. An accelerator wants one large call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+
+def cores() -> int:
+    """Threads worth dispatching from: on a CPU a light update keeps one core busy; an accelerator wants one call."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cuts(jobs: int, parts: int) -> list[slice]:
+    """Equal slices of the job axis (one compiled shape): the largest number of them up to `parts` that divides it."""
+    count = max(p for p in range(1, max(min(parts, jobs), 1) + 1) if jobs % p == 0)
+    size = jobs // count
+    return [slice(i * size, (i + 1) * size) for i in range(count)]
+
+
+def side_by_side(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+    """`work` on every part, each from its own thread: XLA leaves Python's lock while it computes."""
+    if len(parts) == 1:
+        return [work(parts[0])]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(work, parts))
