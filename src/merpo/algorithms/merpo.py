@@ -46,6 +46,8 @@ class MerPOConfig:
     """Gradient steps of both per visit."""
     meta_lr: float = 1e-3
     """Adam step size of both."""
+    meta_ramp: float = 0.5
+    """Share of meta-training over which KL(pi || pi_c) grows to its full weight; adaptation has it from the start."""
     meta_batch: int = 64
     """Real states per task and step of both (all jobs of a seed share one gradient)."""
     context: int = 0
@@ -67,6 +69,8 @@ class MerPOConfig:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 1.")
         if not 0.0 < self.meta_lr < 1.0:
             raise ConfigError(f"meta_lr={self.meta_lr}: expected a step size in (0, 1), e.g. 1e-3.")
+        if not 0.0 <= self.meta_ramp <= 1.0:
+            raise ConfigError(f"meta_ramp={self.meta_ramp}: expected a share in [0, 1].")
         if self.context < 0:
             raise ConfigError(f"context={self.context}: expected a length >= 0, where 0 stands for no context.")
         if self.rac.imagine_every % self.meta_every:

@@ -86,10 +86,12 @@ def meta_steps(
 ) -> tuple[Metas, dict[str, Float[Array, ""]]]:
     """One gradient step of both per leading entry of `obs`, for one seed.
 
-    `actors` and `critics` are the tasks' own, [task] leaves. The critics are compared at the logged actions and at one
-    drawn from each task's policy: where a new task's learner will ask. `share` is that of the step size.
+    `actors` and `critics` are the tasks' own, [task] leaves. The critics, whose step costs more, are compared at half
+    of the states: with logged actions, and with ones drawn from the tasks' policies, where a new task's learner will
+    ask. `share` is that of the step size.
     """
     opt = optax.adam(learning_rate)
+    half = -(-obs.shape[2] // 4)
 
     def body(metas: Metas, drawn: tuple[Any, ...]) -> tuple[Metas, tuple[Array, Array]]:
         states, logged, key = drawn
@@ -98,10 +100,10 @@ def meta_steps(
         steps, actor_opt = opt.update(grads, metas.actor_opt)
         actor = stepped(metas.actor, steps, share)
 
-        twice = jnp.concatenate([states, states], axis=1)
-        acts = jnp.concatenate([logged, jnp.tanh(policies.sample_pre(key))], axis=1)
-        values = jnp.swapaxes(jax.vmap(lambda critic, s, a: critic(s, a))(critics, twice, acts), 0, 1)
-        critic_loss, grads = jax.value_and_grad(meta_critic_loss)(metas.critic, values, twice, acts, z)
+        drawn_action = jnp.tanh(policies.sample_pre(key))
+        acts = jnp.concatenate([logged[:, :half], drawn_action[:, half : 2 * half]], axis=1)
+        values = jnp.swapaxes(jax.vmap(lambda critic, s, a: critic(s, a))(critics, states[:, : 2 * half], acts), 0, 1)
+        critic_loss, grads = jax.value_and_grad(meta_critic_loss)(metas.critic, values, states[:, : 2 * half], acts, z)
         steps, critic_opt = opt.update(grads, metas.critic_opt)
         critic = stepped(metas.critic, steps, share)
         return Metas(actor, critic, actor_opt, critic_opt), (policy_loss, critic_loss)

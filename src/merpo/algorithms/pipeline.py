@@ -111,6 +111,7 @@ def make_jobs(
     alpha: float,
     beta: float,
     updates: int,
+    ramp: float = 0.0,
 ) -> Jobs:
     """One job per (seed, task), seeds outermost; `fitted`, `floor` and `z` have that leading axis already."""
     tasks = int(batch.rows.count.shape[0])
@@ -120,6 +121,7 @@ def make_jobs(
         beta=jnp.full((jobs,), beta, jnp.float32),
         floor=floor,
         pace=jnp.full((jobs,), 1.0 / updates, jnp.float32),
+        ramp=jnp.full((jobs,), ramp, jnp.float32),
     )
     index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(seeds))
     seed = jnp.repeat(jnp.asarray(seeds, jnp.int32), tasks)
@@ -195,7 +197,17 @@ def fit(
         floor = clone_policies(batch, keys, info, config).nll
     z = contexts(context, models, len(seeds))
     jobs = make_jobs(
-        batch, models, scale, termination, floor, z, seeds, config.rac.alpha, config.rac.beta, config.train_updates
+        batch,
+        models,
+        scale,
+        termination,
+        floor,
+        z,
+        seeds,
+        config.rac.alpha,
+        config.rac.beta,
+        config.train_updates,
+        config.meta_ramp,
     )
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 3) for s in seeds])
     state = merpo.init_meta(init_keys, z, info.obs_dim, info.act_dim, config)

@@ -132,6 +132,9 @@ class Weights(eqx.Module):
     is unbounded and only its excess over the best fit estimates KL(pi_beta || pi)."""
     pace: Float[Array, "*job"]
     """1 / updates of the phase: how fast the step sizes fall."""
+    ramp: Float[Array, "*job"]
+    """Share of the phase over which the term of pi_c grows to its full weight: a meta-policy that has yet to learn
+    has nothing to say."""
 
 
 class Learner(eqx.Module):
@@ -240,12 +243,13 @@ def actor_loss(
     temperature: Float[Array, ""],
     scale: Float[Array, ""],
     improve: Float[Array, ""],
+    follow: Float[Array, ""],
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """-E[min Q]/scale + lambda (alpha D(pi,pi_beta) + (1-alpha) KL(pi||pi_c)) + temperature E[log pi] (MerPO, 4).
 
     The first rows of `obs` are the real ones, which `logged` belongs to. `improve` is 0 during the
-    warm-up, else 1: the weight of the first term.
+    warm-up, else 1: the weight of the first term; `follow`, that of the term of pi_c.
     """
     policy = actor(obs)
     u = policy.sample_pre(key)
@@ -254,7 +258,7 @@ def actor_loss(
     n = logged.shape[0]
     clone = clone_term(TanhGaussian(policy.mean[:n], policy.log_std[:n]), logged)
     kl = jnp.mean(policy.kl(anchor(obs)))
-    loss = -improve * jnp.mean(q) / scale + lam * (alpha * clone + (1.0 - alpha) * kl) + temperature * log_pi
+    loss = -improve * jnp.mean(q) / scale + lam * (alpha * clone + follow * (1.0 - alpha) * kl) + temperature * log_pi
     metrics = {
         "actor/q": jnp.mean(q),
         "actor/clone": clone,
@@ -303,10 +307,12 @@ def update(
     scale = jnp.where(state.step == 0, spread, 0.995 * state.scale + 0.005 * spread)
 
     lam, temperature = jnp.exp(state.log_lam), jnp.exp(state.log_temperature)
+    follow = jnp.minimum(state.step.astype(jnp.float32) * weights.pace / jnp.maximum(weights.ramp, 1e-6), 1.0)
+    follow = jnp.where(weights.ramp > 0.0, follow, 1.0)
     improve = (state.step >= config.warmup).astype(jnp.float32)
     grads, found = jax.grad(actor_loss, has_aux=True)(
         state.actor, critic, anchor, both.obs, real.action, weights.alpha, lam, temperature,
-        jnp.maximum(scale, 1e-6), improve, k_actor,
+        jnp.maximum(scale, 1e-6), improve, follow, k_actor,
     )  # fmt: skip
     steps, actor_opt = optax.adam(config.actor_lr).update(grads, state.actor_opt)
     actor = stepped(state.actor, steps, share)
@@ -317,7 +323,7 @@ def update(
     log_lam = state.log_lam
     if config.lam_mode == "dual":
         divergence = weights.alpha * (found["actor/clone"] - weights.floor)
-        divergence = divergence + (1.0 - weights.alpha) * found["actor/kl_meta"]
+        divergence = divergence + follow * (1.0 - weights.alpha) * found["actor/kl_meta"]
         log_lam = dual_step(log_lam, divergence, act_dim, config)
 
     metrics = metrics | found | {"rac/lambda": lam, "rac/temperature": temperature, "rac/value_scale": scale}
