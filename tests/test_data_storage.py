@@ -215,7 +215,7 @@ def test_changed_minari_files_are_noticed(tmp_path):
     with pytest.raises(StorageError, match="SHA-256 differs"):
         load(NAME, tmp_path, verify=False)
     path.unlink()
-    with pytest.raises(StorageError, match="A file of the set is missing"):
+    with pytest.raises(StorageError, match="does not exist: check the path, or restore"):
         load(NAME, tmp_path)
 
 

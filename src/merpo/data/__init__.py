@@ -3,7 +3,6 @@
 from merpo.data.arrays import from_arrays
 from merpo.data.checks import Report, Summary, TaskSummary, check, info
 from merpo.data.community import from_minari
-from merpo.data.normalize import Normalizer
 from merpo.data.prepare import Preparation, action_bounds
 from merpo.data.sample import holdout_rows, sample_rows, split_episodes
 from merpo.data.storage import SetEntry, default_root, list_sets, load, remove, save
@@ -13,7 +12,6 @@ from merpo.data.validation import Finding, validate
 __all__ = [
     "Bounds",
     "Finding",
-    "Normalizer",
     "Preparation",
     "Report",
     "SetEntry",

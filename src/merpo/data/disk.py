@@ -1,15 +1,14 @@
-"""The file system under a data root: a lock, the one place that writes, and errors that say what to do."""
+"""The file system under a data root: a lock, the one place that writes, sizes and hashes."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from merpo.errors import StorageError
+from merpo.files import storage_error
 
 
 @contextlib.contextmanager
@@ -46,7 +45,7 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise os_error(error, "read a file of the data set", path) from error
+        raise storage_error(error, path, "read") from error
 
 
 def size(folder: Path) -> int:
@@ -61,24 +60,3 @@ def size(folder: Path) -> int:
 def sha256(content: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(content).hexdigest()
-
-
-def umask() -> int:
-    """The process's umask; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def os_error(error: OSError, action: str, path: Path) -> StorageError:
-    """A `StorageError` that says what could not be done, why, and what to do about it."""
-    advice = {
-        errno.ENOSPC: ("The disk is full: free some space, or choose another root. Nothing half-written was left."),
-        errno.EDQUOT: "Your disk quota is used up: free some space, or choose another root.",
-        errno.EACCES: ("You lack the permission: choose another root (MERPO_DATA_DIR), or change the folder's mode."),
-        errno.EROFS: "The file system is read-only: choose another root (MERPO_DATA_DIR).",
-        errno.ENOTDIR: "A part of the path is a file, not a folder: choose another root.",
-        errno.EEXIST: "A part of the path is a file, not a folder: choose another root.",
-        errno.ENOENT: "A file of the set is missing: restore it from a copy, or generate the set again.",
-    }.get(error.errno or 0, "Check the path and the disk.")
-    return StorageError(f"Cannot {action}: {error.strerror or error} ({path}). {advice}")

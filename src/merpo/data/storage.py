@@ -36,6 +36,7 @@ from merpo.data.hdf5 import metadata_json, read_hdf5, spec_json, write_hdf5
 from merpo.data.types import SetInfo, TaskData, TaskSet, Transitions
 from merpo.data.validation import FIELDS, require_structure
 from merpo.errors import StorageError
+from merpo.files import storage_error, umask
 
 META, FLAT, HDF5 = "merpo.json", "flat.npz", "main_data.hdf5"
 NAMESPACE = "namespace_metadata.json"
@@ -108,14 +109,14 @@ def save(
             staging = tempfile.mkdtemp(prefix=f".tmp-new-{target.name}-", dir=target.parent)
             _fill(Path(staging), taskset, name, specs)
             # mkdtemp makes folders private; ours follow the user's umask
-            os.chmod(staging, 0o777 & ~disk.umask())
+            os.chmod(staging, 0o777 & ~umask())
             if not (target.parent / NAMESPACE).exists():
                 disk.write(target.parent / NAMESPACE, b"{}")
             _swap(Path(staging), target)
     except StorageError:
         raise
     except OSError as error:
-        raise disk.os_error(error, f"save the data set {name!r}", target) from error
+        raise storage_error(error, target, f"save the data set {name!r} as") from error
     finally:
         if staging:
             shutil.rmtree(staging, ignore_errors=True)
@@ -193,7 +194,7 @@ def remove(name: str, root: str | os.PathLike[str] | None = None) -> None:
                 os.rename(folder, Path(doomed) / "set")
             shutil.rmtree(doomed)
     except OSError as error:
-        raise disk.os_error(error, f"remove the data set {name!r}", folder) from error
+        raise storage_error(error, folder, f"remove the data set {name!r} at") from error
 
 
 def _fill(folder: Path, taskset: TaskSet, name: str, specs: Mapping[str, str | None]) -> None:
@@ -268,7 +269,7 @@ def _all(base: Path) -> dict[str, Path]:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise disk.os_error(error, "list the data sets", base) from error
+        raise storage_error(error, base, "list the data sets in") from error
     return found
 
 
@@ -280,7 +281,7 @@ def _find(name: str, root: str | os.PathLike[str] | None) -> Path:
                 return folder
         foreign = target.exists()
     except OSError as error:
-        raise disk.os_error(error, f"find the data set {name!r}", target) from error
+        raise storage_error(error, target, f"find the data set {name!r} at") from error
     if foreign:
         raise StorageError(
             f"{target} exists but has no {META}: not a merpo data set. Plain Minari datasets are read with from_minari."
