@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from merpo.data.description import TaskEntry
 from merpo.data.prepare import action_bounds
 from merpo.data.types import SetInfo, TaskData, Transitions
 from merpo.data.validation import FIELDS
@@ -106,20 +107,18 @@ def read_hdf5(image: bytes, episodes: int, where: str) -> tuple[Transitions, Int
     return transitions, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-def metadata_json(
-    task: TaskData, info: SetInfo, dataset_id: str, set_name: str, size: int, env_spec: str | None
-) -> str:
+def metadata_json(task: TaskEntry, info: SetInfo, set_name: str, size: int, env_spec: str | None) -> str:
     """The text of Minari's `metadata.json`; `size` is that of the HDF5 file in bytes."""
     low, high = action_bounds(info)
     unbounded = np.full(info.obs_dim, np.inf)
     metadata: dict[str, Any] = {
         "total_episodes": task.episodes,
-        "total_steps": len(task),
+        "total_steps": task.rows,
         "data_format": "hdf5",
         "jpeg_encoding": True,
         "observation_space": _box(-unbounded, unbounded),
         "action_space": _box(low, high),
-        "dataset_id": dataset_id,
+        "dataset_id": f"{set_name}/{task.folder}",
         "minari_version": MINARI_VERSION,
         "dataset_size": round(size / 1e6, 1),
         "description": f"Task {task.name} ({task.split}) of the merpo set {set_name}.",

@@ -18,29 +18,27 @@ task set gives the same bytes in every file. Writers in one namespace wait for e
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from merpo.data import description, disk
-from merpo.data.hdf5 import metadata_json, read_hdf5, spec_json, write_hdf5
+from merpo.data.hdf5 import read_hdf5
 from merpo.data.types import SetInfo, TaskData, TaskSet, Transitions
 from merpo.data.validation import FIELDS, require_structure
+from merpo.data.writer import FLAT, HDF5, META, NAMESPACE, SetWriter
 from merpo.errors import StorageError
 from merpo.files import storage_error, umask
 
-META, FLAT, HDF5 = "merpo.json", "flat.npz", "main_data.hdf5"
-NAMESPACE = "namespace_metadata.json"
-"""Marks a folder as a namespace for Minari's listing."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*/[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
@@ -89,12 +87,22 @@ def save(
     Raises `DataError` for an unsound set or spec, `StorageError` when the name is not allowed or taken (and
     not `overwrite`), or the folder cannot be written or the disk is full: then nothing has changed.
     """
-    target = _folder(name, root)
     require_structure(taskset)
-    specs = {}
-    for task in taskset:
-        spec = env_spec.get(task.name) if isinstance(env_spec, Mapping) else env_spec
-        specs[task.name] = None if spec is None else spec_json(spec, task.name)
+    with writing(name, root, overwrite, taskset.info.version) as writer:
+        for task in taskset:
+            writer.add(task, env_spec.get(task.name) if isinstance(env_spec, Mapping) else env_spec)
+        writer.finish(taskset.info)
+    return _folder(name, root)
+
+
+@contextlib.contextmanager
+def writing(
+    name: str, root: str | os.PathLike[str] | None = None, overwrite: bool = False, version: int = 0
+) -> Iterator[SetWriter]:
+    """A `SetWriter` for the set `name`, which appears when the body ends without an error; for sets written task by
+    task because they do not fit into memory. Raises as `save` does; other writers in the namespace wait.
+    """
+    target = _folder(name, root)
     staging = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,11 +111,11 @@ def save(
                 _clean(target.parent)
             if target.exists() and not overwrite:
                 raise StorageError(
-                    f"name={name!r}: a data set of that name is already at {target}. Pass overwrite=True, or"
-                    " choose another name."
+                    f"name={name!r}: a data set of that name is already at {target}. Pass overwrite=True"
+                    " (--overwrite), or choose another name."
                 )
             staging = tempfile.mkdtemp(prefix=f".tmp-new-{target.name}-", dir=target.parent)
-            _fill(Path(staging), taskset, name, specs)
+            yield SetWriter(Path(staging), name, version)
             # mkdtemp makes folders private; ours follow the user's umask
             os.chmod(staging, 0o777 & ~umask())
             if not (target.parent / NAMESPACE).exists():
@@ -120,7 +128,6 @@ def save(
     finally:
         if staging:
             shutil.rmtree(staging, ignore_errors=True)
-    return target
 
 
 def load(name: str, root: str | os.PathLike[str] | None = None, verify: bool = True) -> TaskSet:
@@ -134,34 +141,45 @@ def load(name: str, root: str | os.PathLike[str] | None = None, verify: bool = T
     """
     folder = _find(name, root)
     meta = description.parse(disk.read(folder / META), str(folder / META))
-    images: dict[str, bytes] = {}
-    flat = disk.read(folder / FLAT) if (folder / FLAT).exists() else None
-    if flat is not None and disk.sha256(flat) != meta.flat_sha256:
-        flat = None
-    if verify or flat is None:
+    flat = folder / FLAT
+    whole = flat.exists() and disk.sha256_file(flat) == meta.flat_sha256
+    if verify and whole:
         for entry in meta.tasks:
-            path = folder / entry.folder / "data" / HDF5
-            image = disk.read(path)
-            if disk.sha256(image) != entry.sha256:
-                spare = "" if flat is None else f" The flat copy is whole: load({name!r}, verify=False) reads it."
-                raise StorageError(
-                    f"{path}: its SHA-256 differs from the one in {META}; the file is damaged, or was changed"
-                    f" since it was saved.{spare} To take changed files as they are now, use from_minari and"
-                    " save the result."
-                )
-            if flat is None:
-                images[entry.folder] = image
-    if flat is not None:
-        parts = _read_flat(flat, meta, folder / FLAT)
-    else:
-        parts = [
-            read_hdf5(images.pop(e.folder), e.episodes, str(folder / e.folder / "data" / HDF5)) for e in meta.tasks
-        ]
-    tasks = []
-    for entry, (transitions, start) in zip(meta.tasks, parts, strict=True):
-        task = TaskData(entry.name, entry.split, transitions, start, entry.parameters, entry.reference)
-        tasks.append(task)
-    return TaskSet(meta.info, tuple(tasks))
+            _require_hash(folder / entry.folder / "data" / HDF5, entry.sha256, name, None)
+    parts = _read_flat(flat, meta) if whole else (_read_task(folder, e, name) for e in meta.tasks)
+    return TaskSet(meta.info, tuple(_task(e, *part) for e, part in zip(meta.tasks, parts, strict=True)))
+
+
+def load_each(name: str, root: str | os.PathLike[str] | None = None) -> tuple[SetInfo, Iterator[TaskData]]:
+    """The set's description, and its tasks one at a time: for sets that do not fit into memory.
+
+    Read from the Minari files, each checked against its SHA-256. Raises as `load`, some of it while iterating.
+    """
+    folder = _find(name, root)
+    meta = description.parse(disk.read(folder / META), str(folder / META))
+    return meta.info, (_task(entry, *_read_task(folder, entry, name)) for entry in meta.tasks)
+
+
+def _task(entry: description.TaskEntry, transitions: Transitions, start: np.ndarray) -> TaskData:
+    return TaskData(entry.name, entry.split, transitions, start, entry.parameters, entry.reference)
+
+
+def _read_task(folder: Path, entry: description.TaskEntry, name: str) -> tuple[Transitions, np.ndarray]:
+    """One task from its Minari file."""
+    path = folder / entry.folder / "data" / HDF5
+    image = disk.read(path)
+    _require_hash(path, entry.sha256, name, image)
+    return read_hdf5(image, entry.episodes, str(path))
+
+
+def _require_hash(path: Path, expected: str, name: str, image: bytes | None) -> None:
+    """`StorageError` when a file's bytes (given, or read here) are not those that were saved."""
+    if expected != (disk.sha256_file(path) if image is None else disk.sha256(image)):
+        spare = "" if image is not None else f" The flat copy is whole: load({name!r}, verify=False) reads it."
+        raise StorageError(
+            f"{path}: its SHA-256 differs from the one in {META}; the file is damaged, or was changed since it was"
+            f" saved.{spare} To take changed files as they are now, use from_minari and save the result."
+        )
 
 
 def list_sets(root: str | os.PathLike[str] | None = None) -> list[SetEntry]:
@@ -197,34 +215,10 @@ def remove(name: str, root: str | os.PathLike[str] | None = None) -> None:
         raise storage_error(error, folder, f"remove the data set {name!r} at") from error
 
 
-def _fill(folder: Path, taskset: TaskSet, name: str, specs: Mapping[str, str | None]) -> None:
-    """Write all files of a set into an empty folder; the description last."""
-    entries = []
-    for i, task in enumerate(taskset):
-        part = f"task-{i:03d}-{task.split}-v{taskset.info.version}"
-        data = folder / part / "data"
-        data.mkdir(parents=True)
-        image = write_hdf5(task)
-        disk.write(data / HDF5, image)
-        entries.append(description.entry(task, part, disk.sha256(image)))
-        plain = replace(task, parameters=entries[-1].parameters, reference=entries[-1].reference)
-        text = metadata_json(plain, taskset.info, f"{name}/{part}", name, len(image), specs[task.name])
-        disk.write(data / "metadata.json", text.encode())
-    flat = io.BytesIO()
-    columns = {k: np.concatenate([np.asarray(getattr(t.transitions, k)) for t in taskset]) for k in FIELDS}
-    lengths = np.concatenate([np.diff(t.episode_start) for t in taskset]).astype(np.int64)
-    np.savez(flat, allow_pickle=False, episode_length=lengths, **columns)
-    image = flat.getvalue()
-    disk.write(folder / FLAT, image)
-    disk.write(folder / NAMESPACE, b"{}")
-    meta = description.Description(taskset.info, tuple(entries), disk.sha256(image))
-    disk.write(folder / META, description.render(meta).encode())
-
-
-def _read_flat(image: bytes, meta: description.Description, path: Path) -> list[tuple[Transitions, np.ndarray]]:
+def _read_flat(path: Path, meta: description.Description) -> list[tuple[Transitions, np.ndarray]]:
     """Per task the transitions and episode bounds; views into the set's arrays."""
     try:
-        with np.load(io.BytesIO(image), allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:
             columns = [file[k] for k in FIELDS]
             lengths = file["episode_length"]
     except Exception as error:  # zip and npy readers raise many kinds
