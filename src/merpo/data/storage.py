@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from merpo.data import description, disk
-from merpo.data.hdf5 import read_hdf5
+from merpo.data.hdf5 import read_hdf5, spec_json
 from merpo.data.types import SetInfo, TaskData, TaskSet, Transitions
 from merpo.data.validation import FIELDS, require_structure
 from merpo.data.writer import FLAT, HDF5, META, NAMESPACE, SetWriter
@@ -88,9 +88,13 @@ def save(
     not `overwrite`), or the folder cannot be written or the disk is full: then nothing has changed.
     """
     require_structure(taskset)
+    specs = {}
+    for task in taskset:
+        spec = env_spec.get(task.name) if isinstance(env_spec, Mapping) else env_spec
+        specs[task.name] = None if spec is None else spec_json(spec, task.name)
     with writing(name, root, overwrite, taskset.info.version) as writer:
         for task in taskset:
-            writer.add(task, env_spec.get(task.name) if isinstance(env_spec, Mapping) else env_spec)
+            writer.add(task, specs[task.name])
         writer.finish(taskset.info)
     return _folder(name, root)
 

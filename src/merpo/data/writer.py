@@ -7,12 +7,11 @@ The flat copy is collected in one raw file per column and bound into `flat.npz` 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from merpo.data import description, disk
-from merpo.data.hdf5 import metadata_json, spec_json, write_hdf5
+from merpo.data.hdf5 import metadata_json, write_hdf5
 from merpo.data.types import SetInfo, TaskData
 from merpo.data.validation import FIELDS
 
@@ -35,9 +34,8 @@ class SetWriter:
         self.steps = 0
         self.episodes = 0
 
-    def add(self, task: TaskData, env_spec: Any | None = None) -> None:
-        """Write one task's Minari file and its part of the flat copy."""
-        spec = None if env_spec is None else spec_json(env_spec, task.name)
+    def add(self, task: TaskData, spec: str | None = None) -> None:
+        """Write one task's Minari file and its part of the flat copy; `spec`: the JSON of its environment spec."""
         part = f"task-{len(self._tasks):03d}-{task.split}-v{self.version}"
         data = self.folder / part / "data"
         data.mkdir(parents=True)

@@ -1,0 +1,7 @@
+"""Data sets from and to other formats: tables, arrays, D4RL, Minari, FOCAL."""
+
+from merpo.data.exchange.columns import Columns
+from merpo.data.exchange.importing import LAYOUTS, Imported, import_set, read_mapping
+from merpo.data.exchange.source import Settings
+
+__all__ = ["LAYOUTS", "Columns", "Imported", "Settings", "import_set", "read_mapping"]
