@@ -143,7 +143,7 @@ def load(name: str, root: str | os.PathLike[str] | None = None, verify: bool = T
 
     Raises `StorageError` when the set is missing, damaged, foreign or changed since it was saved.
     """
-    folder = _find(name, root)
+    folder = find(name, root)
     meta = description.parse(disk.read(folder / META), str(folder / META))
     flat = folder / FLAT
     whole = flat.exists() and disk.sha256_file(flat) == meta.flat_sha256
@@ -159,7 +159,7 @@ def load_each(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Se
 
     Read from the Minari files, each checked against its SHA-256. Raises as `load`, some of it while iterating.
     """
-    folder = _find(name, root)
+    folder = find(name, root)
     meta = description.parse(disk.read(folder / META), str(folder / META))
     return meta.info, (_task(entry, *_read_task(folder, entry, name)) for entry in meta.tasks)
 
@@ -205,7 +205,7 @@ def list_sets(root: str | os.PathLike[str] | None = None) -> list[SetEntry]:
 
 def remove(name: str, root: str | os.PathLike[str] | None = None) -> None:
     """Delete the set `name`; `StorageError` when it is missing or cannot be deleted."""
-    folder = _find(name, root)
+    folder = find(name, root)
     try:
         with disk.locked(folder.parent):
             # out of sight before anything is deleted, so that a kill leaves no half of a set
@@ -271,7 +271,8 @@ def _all(base: Path) -> dict[str, Path]:
     return found
 
 
-def _find(name: str, root: str | os.PathLike[str] | None) -> Path:
+def find(name: str, root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of a stored set; `StorageError`, with the names that are there, when there is none."""
     target = _folder(name, root)
     try:
         for folder in (target, _backup(target)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -43,7 +44,7 @@ class Rows:
 
     def take(self, index: np.ndarray) -> Rows:
         """The rows at these positions, or where a mask is True."""
-        arrays = {k: None if v is None else v[index] for k, v in vars(self).items()}
+        arrays: dict[str, Any] = {k: None if v is None else v[index] for k, v in vars(self).items()}
         return Rows(**arrays)
 
 
@@ -230,9 +231,9 @@ def _without_missing(
         column = int(np.flatnonzero(~np.isfinite(table[i]))[0])
         name = f"column {names[column]!r}" if names else f"number {column} (of obs, action, reward, next_obs)"
         raise DataError(
-            f"task {task!r}: missing or infinite values in {int(bad.sum())} of {len(rows)} rows (first: {at(i)}, {name},"
-            f" value {table[i, column]}); expected finite numbers. Mend the log, or pass --missing drop to cut the"
-            " episodes there."
+            f"task {task!r}: missing or infinite values in {int(bad.sum())} of {len(rows)} rows (first: {at(i)},"
+            f" {name}, value {table[i, column]}); expected finite numbers. Mend the log, or pass --missing drop to cut"
+            " the episodes there."
         )
     notes.add("missing", int(bad.sum()), task)
     begins = begins | np.append(False, bad[:-1])

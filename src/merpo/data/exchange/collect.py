@@ -41,17 +41,15 @@ class Collector:
 
     def take(self, task: str) -> tuple[Float[np.ndarray, "n number"], Int[np.ndarray, "n label"]]:
         """All rows of a task in the order they came, and forget them."""
-        numbers, labels = [], []
+        numbers: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
         if self._folder is not None:
             stem = self._folder / str(self._index[task])
-            for suffix, into, dtype, width in (
-                (".f32", numbers, np.float32, self._width[0]),
-                (".i64", labels, np.int64, self._width[1]),
-            ):
-                path = stem.with_suffix(suffix)
-                if path.exists():
-                    into.append(np.fromfile(path, dtype).reshape(-1, width))
-                    path.unlink()
+            if stem.with_suffix(".f32").exists():
+                numbers.append(np.fromfile(stem.with_suffix(".f32"), np.float32).reshape(-1, self._width[0]))
+                labels.append(np.fromfile(stem.with_suffix(".i64"), np.int64).reshape(-1, self._width[1]))
+                stem.with_suffix(".f32").unlink()
+                stem.with_suffix(".i64").unlink()
         for x, y in self._blocks.pop(task, []):
             numbers.append(x)
             labels.append(y)

@@ -187,8 +187,8 @@ def _numbered(role: str, found: tuple[str, ...], where: str) -> tuple[str, ...]:
         missing.insert(0, numbers[0] - 1)
     if missing:
         raise DataError(
-            f"{where}: the {role} columns are numbered {numbers[0]} to {numbers[-1]}, but {stem}{missing[0]} is missing;"
-            f" expected no gap. Restore it, or list the columns one by one (--{role.replace('_', '-')} A B ...)."
+            f"{where}: the {role} columns are numbered {numbers[0]} to {numbers[-1]}, but {stem}{missing[0]} is"
+            f" missing; expected no gap. Restore it, or list the columns one by one with --{role.replace('_', '-')}."
         )
     return tuple(sorted(found, key=lambda n: int(n[len(stem) :])))
 

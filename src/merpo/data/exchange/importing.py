@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from merpo.data import storage
+from merpo.data import disk, storage
 from merpo.data.community import from_minari
 from merpo.data.exchange.arrays_in import read_d4rl, read_npz
 from merpo.data.exchange.assemble import assemble
@@ -22,11 +23,14 @@ from merpo.data.exchange.notes import Notes
 from merpo.data.exchange.source import Known, Settings, Source
 from merpo.data.exchange.sums import verify_sums
 from merpo.data.exchange.tables import read_tables
-from merpo.data.types import SetInfo, TaskData
-from merpo.data.validation import ACTION_TOLERANCE, Finding
+from merpo.data.exchange.totals import Totals
+from merpo.data.types import TaskData
+from merpo.data.validation import Finding
 from merpo.errors import DataError, StorageError
 
 LAYOUTS = ("csv", "parquet", "npz", "d4rl", "minari", "focal")
+RECORD = "import.json"
+"""Beside an imported set: how it was read and what was done to it."""
 SUFFIXES = {
     "csv": (".csv", ".csv.gz", ".tsv", ".csv.zst"),
     "parquet": (".parquet", ".pq"),
@@ -105,7 +109,8 @@ def import_set(
                 source = read_d4rl(files, columns or Columns(), notes, settings.horizon)
             else:
                 source = read_tables(files, layout, columns or Columns(), collector, notes, delimiter)
-            totals = Totals(settings, source.known, notes, family=name.split("/")[0])
+            totals = Totals(settings, source.known, notes, family=name.split("/")[1])
+            writer.version = source.known.info.version if source.known.info else 0
             for i, task in enumerate(tasks_of(source, settings, notes)):
                 totals.add(task)
                 writer.add(task)
@@ -114,6 +119,14 @@ def import_set(
             totals.note_constant()
         finally:
             collector.close()
+        record = {
+            "layout": layout,
+            "files": [p.name for p in files],
+            "columns": asdict(columns or Columns()),
+            "settings": asdict(settings),
+            "findings": [asdict(f) for f in notes.findings()],
+        }
+        disk.write(writer.folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
         writer.finish(info)
     folder = str(storage.default_root() / name if root is None else Path(root) / name)
     return Imported(name, folder, totals.train, totals.test, writer.episodes, writer.steps, notes.findings())
@@ -129,117 +142,6 @@ def tasks_of(source: Source, settings: Settings, notes: Notes) -> Iterator[TaskD
         )
         split = "test" if name in test else "train"
         yield TaskData(name, split, transitions, start, known.get("parameters", {}), known.get("reference", {}))
-
-
-class Totals:
-    """What holds for the whole set, gathered task by task."""
-
-    def __init__(self, settings: Settings, known: Known, notes: Notes, family: str):
-        self.settings, self.known, self.notes, self.family = settings, known, notes, family
-        self.train = self.test = 0
-        self.longest = 0
-        self.terminated = False
-        self.first: TaskData | None = None
-        self.extremes: dict[str, list[np.ndarray]] = {}
-
-    def add(self, task: TaskData) -> None:
-        """Take a task into account; DataError when it does not fit to those before."""
-        t = task.transitions
-        if self.first is None:
-            self.first = task
-        for key, now, before in (
-            ("obs", t.obs, self.first.transitions.obs),
-            ("action", t.action, self.first.transitions.action),
-        ):
-            if now.shape[1] != before.shape[1]:
-                raise DataError(
-                    f"task {task.name!r}: {key} has {now.shape[1]} numbers, task {self.first.name!r} has"
-                    f" {before.shape[1]}; expected as many in all tasks. Import them as separate sets."
-                )
-        self.train += task.split == "train"
-        self.test += task.split == "test"
-        self.longest = max(self.longest, int(np.diff(task.episode_start).max()))
-        self.terminated |= bool(np.any(t.terminated))
-        self._extend("action", np.asarray(t.action))
-        if task.split == "train":
-            self._extend("obs", np.asarray(t.obs))
-
-    def info(self) -> SetInfo:
-        """The description; DataError when the actions do not fit their bounds, or nothing can be learned from."""
-        assert self.first is not None
-        s, old = self.settings, self.known.info
-        width = self.first.transitions.action.shape[1]
-        if s.horizon is None and old is None and self.longest == 1:
-            raise DataError(
-                "every episode of every task has a single transition. If the rows are consecutive, correct the episode"
-                " column or the end flags; if these really are one-step decisions, pass --horizon 1."
-            )
-        low, high = self._bounds(width)
-        plain = SetInfo(
-            family=self.family,
-            version=0,
-            quality="imported",
-            obs_dim=self.first.transitions.obs.shape[1],
-            act_dim=width,
-            gamma=0.99,
-            horizon=self.longest,
-        )
-        made = plain if old is None else replace(old, obs_dim=plain.obs_dim, act_dim=width)
-        return replace(
-            made,
-            version=0,
-            family=s.family or made.family,
-            gamma=made.gamma if s.gamma is None else s.gamma,
-            horizon=s.horizon or max(made.horizon, 1),
-            action_low=low,
-            action_high=high,
-            termination=s.termination
-            or (("learned" if self.terminated else "never") if old is None else old.termination),
-        )
-
-    def note_constant(self) -> None:
-        """Note the observation columns that never changed."""
-        if "obs" in self.extremes:
-            low, high = self.extremes["obs"]
-            constant = np.flatnonzero(low == high)
-            self.notes.add("constant", len(constant), f"columns {constant.tolist()[:10]}" if len(constant) else None)
-
-    def _extend(self, key: str, x: np.ndarray) -> None:
-        low, high = x.min(axis=0), x.max(axis=0)
-        if key in self.extremes:
-            low, high = np.minimum(low, self.extremes[key][0]), np.maximum(high, self.extremes[key][1])
-        self.extremes[key] = [low, high]
-
-    def _bounds(self, width: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        s, old = self.settings, self.known.info
-        least, most = (np.asarray(x, np.float64) for x in self.extremes["action"])
-        if s.action_bounds == "data":
-            if (fixed := np.flatnonzero(least == most)).size:
-                raise DataError(
-                    f"action_bounds='data': action column {fixed[0]} is always {least[fixed[0]]:g}, which gives no"
-                    " range. Pass --action-low and --action-high."
-                )
-            self.notes.add("bounds", width)
-            return tuple(least.tolist()), tuple(most.tolist())
-        bounds = []
-        for key, given, default in (("action_low", s.action_low, -1.0), ("action_high", s.action_high, 1.0)):
-            stored = getattr(old, key) if old is not None else ()
-            values = given if given is not None else (stored or (default,))
-            if len(values) not in (1, width):
-                raise DataError(f"{key}={list(values)}: expected one number, or {width}, one per action column.")
-            bounds.append(np.broadcast_to(np.asarray(values, np.float64), (width,)))
-        low, high = bounds
-        if not (low < high).all():
-            raise DataError(f"action_low={low.tolist()}, action_high={high.tolist()}: expected low < high.")
-        outside = (least < low - ACTION_TOLERANCE) | (most > high + ACTION_TOLERANCE)
-        if outside.any():
-            c = int(np.flatnonzero(outside)[0])
-            raise DataError(
-                f"action column {c} ranges from {least[c]:.6g} to {most[c]:.6g}, outside its bounds [{low[c]:g},"
-                f" {high[c]:g}]. Give the true bounds with --action-low and --action-high, or pass --action-bounds data"
-                " to take the range of the logged actions."
-            )
-        return tuple(low.tolist()), tuple(high.tolist())
 
 
 def read_mapping(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -312,16 +214,17 @@ def _minari(paths: Sequence[str], name: str, s: Settings, root: str | None, over
     labels = Source(tuple(ids.values()), read=lambda _: (_ for _ in ()).throw(AssertionError))
     test = _test_tasks(labels, s)
     train = [p for p in paths if ids[p] not in test]
-    extra = {k: list(v) for k in ("action_low", "action_high") if (v := getattr(s, k)) is not None}
+    extra: dict[str, Any] = {k: v for k in ("action_low", "action_high") if (v := getattr(s, k)) is not None}
     if s.termination is not None:
-        extra["termination"] = s.termination  # type: ignore[assignment]
+        extra["termination"] = s.termination
+    sources: list[Any] = train
     made = from_minari(
-        train,
+        sources,
         [p for p in paths if ids[p] in test],
-        family=s.family or name.split("/")[0],
+        family=s.family or name.split("/")[1],
         gamma=0.99 if s.gamma is None else s.gamma,
         horizon=s.horizon,
-        names=ids,
+        names=dict(ids),  # type: ignore[arg-type]
         on_constant="keep",
         **extra,
     )
@@ -333,8 +236,3 @@ def _minari(paths: Sequence[str], name: str, s: Settings, root: str | None, over
     folder = storage.save(made, name, root, overwrite)
     steps, episodes = sum(len(t) for t in made), sum(t.episodes for t in made)
     return Imported(name, str(folder), len(made.train), len(made.test), episodes, steps, notes.findings())
-
-
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that were given: neither None nor empty."""
-    return {k: v for k, v in values.items() if v is not None and v != ()}

@@ -20,7 +20,7 @@ class Settings:
     """What the files do not say. None takes it from the files where they say it (merpo's own exports do)."""
 
     family: str | None = None
-    """Name of the family of tasks; default the data set's namespace."""
+    """Name of the family of tasks; default the data set's name."""
     gamma: float | None = None
     """Discount factor; default 0.99."""
     horizon: int | None = None

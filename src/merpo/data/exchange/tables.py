@@ -240,7 +240,7 @@ def _parquet(path: Path, reader: _Reader) -> Iterator[Any]:
     pq = _pyarrow("pyarrow.parquet")
     try:
         with pq.ParquetFile(path, buffer_size=1 << 20, page_checksum_verification=True) as file:
-            text = (file.schema_arrow.metadata or {}).get(METADATA)
+            text = (file.metadata.metadata or {}).get(METADATA)
             if text is not None and reader.known.info is None:
                 reader.known = recall(text, path.name)
             found = reader.resolve(file.schema_arrow.names)
@@ -310,8 +310,8 @@ def _unreadable(path: Path, kind: str, error: Exception) -> Exception:
     if isinstance(error, MemoryError):
         text = "it asks for more memory than there is"
     return DataError(
-        f"{path.name}: not readable as {kind} ({type(error).__name__}: {text[:300]}). Correct the file, or fetch or write"
-        " it again."
+        f"{path.name}: not readable as {kind} ({type(error).__name__}: {text[:300]}). Correct the file, or fetch or"
+        " write it again."
     )
 
 

@@ -73,7 +73,8 @@ class _Dtype:
 
     @property
     def value(self) -> np.dtype:
-        return np.dtype(self.code).newbyteorder(self.order)
+        kind = np.dtype(self.code)
+        return kind.newbyteorder(">") if self.order == ">" else kind.newbyteorder("<") if self.order == "<" else kind
 
 
 class _Array:
