@@ -1,4 +1,4 @@
-"""`merpo data list | info | check | generate | import | export`: what is stored, what is in it, what is wrong with it."""
+"""`merpo data list | info | check | generate | import | export`: what is stored, how it is, and how it comes and goes."""
 
 from __future__ import annotations
 

@@ -217,8 +217,8 @@ def _npz(path: Path, columns: Columns) -> tuple[dict[str, np.ndarray], Known]:
     except Exception as error:  # zip and npy readers raise many kinds
         raise _damaged(path, "NumPy archive", error) from error
     for role, x in arrays.items():
-        if x.ndim == 0:
-            raise DataError(f"{path.name}: {names.get(role, role)} is a single value, expected one per step.")
+        if not isinstance(x, np.ndarray) or x.ndim == 0:
+            raise DataError(f"{path.name}: {names.get(role, role)} is no array, expected one entry per step.")
     return arrays, known
 
 
@@ -228,7 +228,8 @@ def _hdf5(path: Path, columns: Columns) -> tuple[dict[str, np.ndarray], Known]:
     try:
         size = path.stat().st_size
         with h5py.File(path, "r") as file:
-            present = [k for k in file if isinstance(file.get(k), h5py.Dataset)]
+            # file[k], not file.get(k): the latter takes a damaged array for an absent one
+            present = [k for k in file if isinstance(file[k], h5py.Dataset)]
             names = _wanted(columns, present, path.name)
             arrays = {}
             for role, name in names.items():

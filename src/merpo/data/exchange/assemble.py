@@ -179,7 +179,7 @@ def _numbers(rows: Rows) -> np.ndarray:
 
 def _without_repeats(
     task: str, rows: Rows, begins: Bool[np.ndarray, " n"], notes: Notes, at: Callable[[int], str]
-) -> tuple[Rows, Bool[np.ndarray, " n"]]:
+) -> tuple[Rows, Bool[np.ndarray, " kept"]]:
     """Drop rows that say the same as the one before for the same time; two rows that disagree are an error."""
     if rows.time is None:
         return rows, begins
@@ -220,7 +220,7 @@ def _without_missing(
     missing: str,
     at: Callable[[int], str],
     names: tuple[str, ...],
-) -> tuple[Rows, Bool[np.ndarray, " n"], Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+) -> tuple[Rows, Bool[np.ndarray, " kept"], Bool[np.ndarray, " kept"], Bool[np.ndarray, " kept"]]:
     """Refuse rows that are not all numbers, or drop them and cut the episode there; the last mask says where."""
     table = _numbers(rows)
     bad = ~np.isfinite(table).all(axis=1) & ~final
@@ -290,7 +290,7 @@ def _flags(
 
 
 def _no_flag_inside(
-    task: str, flag: Bool[np.ndarray, " n"], tail: Int[np.ndarray, " e"], rows: Rows, place: Callable[[int], str]
+    task: str, flag: Bool[np.ndarray, " kept"], tail: Int[np.ndarray, " e"], rows: Rows, place: Callable[[int], str]
 ) -> None:
     inside = flag.copy()
     inside[tail] = False

@@ -209,6 +209,7 @@ def _files(paths: Sequence[str], layout: str) -> list[Path]:
 
 def _minari(paths: Sequence[str], name: str, s: Settings, root: str | None, overwrite: bool) -> Imported:
     """Minari data sets, one per task."""
+    verify_sums([Path(p) for p in paths if Path(p).is_dir()])
     names = tuple(Path(p).name if Path(p).is_dir() else p for p in paths)
     ids = {p: n if len(set(names)) == len(names) else p for p, n in zip(paths, names, strict=True)}
     labels = Source(tuple(ids.values()), read=lambda _: (_ for _ in ()).throw(AssertionError))

@@ -11,6 +11,8 @@ from merpo.errors import StorageError
 from merpo.files import write_atomic
 
 SUMS = "SHA256SUMS"
+DEEPEST = 3
+"""Levels below the sums at which a data set's folder may lie."""
 LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
 
 
@@ -26,23 +28,27 @@ def verify_sums(files: Sequence[Path]) -> int:
 
     Raises `StorageError` for a file that differs from its sum, or a listed file of a folder that is missing.
     """
+    read: dict[Path, dict[str, str]] = {}
     checked = 0
     for file in files:
-        folder = file if file.is_dir() else file.parent
-        if not (folder / SUMS).is_file():
-            continue
-        sums = _read(folder / SUMS)
-        names = list(sums) if file.is_dir() else [file.name] if file.name in sums else []
-        for name in names:
-            path = folder / name
-            if not path.is_file():
-                raise StorageError(f"{path}: missing, although {SUMS} lists it. Copy the folder again.")
-            if disk.sha256_file(path) != sums[name]:
-                raise StorageError(
-                    f"{path}: its SHA-256 differs from the one in {folder / SUMS}; the file is damaged or was changed."
-                    f" Copy it again; if the change is meant, remove its line from {SUMS}."
-                )
-            checked += 1
+        # a folder may be listed from above: Minari data sets lie some levels below what was exported
+        above = [file, *file.absolute().parents[:DEEPEST]] if file.is_dir() else [file.parent]
+        for folder in above:
+            if folder not in read:
+                read[folder] = _read(folder / SUMS) if (folder / SUMS).is_file() else {}
+            sums = read[folder]
+            own = "" if folder == file else str(file.absolute().relative_to(folder.absolute()))
+            names = [own] if own in sums else [n for n in sums if not own or n.startswith(f"{own}/")]
+            for name in names:
+                path = folder / name
+                if not path.is_file():
+                    raise StorageError(f"{path}: missing, although {SUMS} lists it. Copy the folder again.")
+                if disk.sha256_file(path) != sums[name]:
+                    raise StorageError(
+                        f"{path}: its SHA-256 differs from the one in {folder / SUMS}; the file is damaged or was"
+                        f" changed. Copy it again; if the change is meant, remove its line from {SUMS}."
+                    )
+            checked += len(names)
     return checked
 
 

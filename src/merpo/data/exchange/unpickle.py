@@ -63,6 +63,8 @@ class _Dtype:
         order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]  # bytes: Python 2
         if order not in ("<", ">", "|", "="):
             raise Refused("a dtype with an unknown state")
+        if state[0] not in (3, 4):
+            raise Refused(f"version {state[0]!r} of a dtype's state; expected 3 or 4")
         if any(x is not None for x in state[2:5]):  # subarray, names, fields
             raise Refused("a dtype with fields")
         self.order = order
@@ -87,7 +89,9 @@ class _Array:
     def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Dtype):
             raise Refused("an array with an unknown state")
-        _, shape, dtype, fortran, content = state
+        version, shape, dtype, fortran, content = state
+        if version != 1:
+            raise Refused(f"version {version!r} of an array's state; expected 1")
         self.fill(shape, dtype, bool(fortran), content)
 
     def fill(self, shape: Any, dtype: _Dtype, fortran: bool, content: Any) -> None:
@@ -155,6 +159,8 @@ class _Machine:
             if code == 0x2E:  # STOP
                 if len(self.stack) != 1:
                     raise Refused("a stream that ends with an untidy stack")
+                if self.at != end:
+                    raise Refused("bytes after its end")
                 return self.stack[0]
             step = table.get(code)
             if step is None:
@@ -172,6 +178,10 @@ class _Machine:
 
     def number(self, form: str) -> Any:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def frame(self, size: int) -> None:
+        if self.at + size > len(self.data):
+            raise Refused("a stream that was cut")
 
     def line(self) -> bytes:
         end = self.data.find(b"\n", self.at)
@@ -233,6 +243,7 @@ class _Machine:
         text = self.line()
         if len(text) > 25:
             raise Refused("an integer beyond reason")
+        text = text.removesuffix(b"L")
         self.stack.append({b"00": False, b"01": True}.get(text, int(text)))
 
     def long(self, size: int) -> None:
@@ -334,13 +345,14 @@ TABLE: dict[int, Callable[[_Machine], None]] = {
     ord(code): step
     for code, step in {
         "\x80": lambda m: m.take(1) and None,  # PROTO
-        "\x95": lambda m: m.take(8) and None,  # FRAME
+        "\x95": lambda m: m.frame(m.number("<Q")),
         "(": lambda m: m.stack.append(_MARK),
         "0": lambda m: m.pop() and None,  # POP
         "N": _push(lambda m: None),
         "\x88": _push(lambda m: True),
         "\x89": _push(lambda m: False),
         "I": _Machine.integer,
+        "L": _Machine.integer,
         "J": _push(lambda m: m.number("<i")),
         "K": _push(lambda m: m.number("<B")),
         "M": _push(lambda m: m.number("<H")),
