@@ -150,7 +150,16 @@ def harm(content: bytes, rng: np.random.Generator, layout: str) -> tuple[str, by
     """One damage: its name, and the damaged file."""
     kinds = ["cut", "flip", "flip", "zero", "delete", "insert", "double"]
     if layout == "csv":
-        kinds += ["rename", "type", "lose line", "repeat line", "swap lines", "lose field", "empty field", "duplicate name"]
+        kinds += [
+            "rename",
+            "type",
+            "lose line",
+            "repeat line",
+            "swap lines",
+            "lose field",
+            "empty field",
+            "duplicate name",
+        ]
     if layout == "minari":
         kinds.remove("double")
     kind = str(rng.choice(kinds))
@@ -230,8 +239,7 @@ def test_damage_is_an_error_or_reported_and_never_changes_the_data(layout, tmp_p
             done = import_set(paths(layout, folder), layout, "n/x", root=str(tmp_path / "s"), overwrite=True)
         except MerpoError as error:
             seen["error"] += 1
-            assert len(str(error)) > 30
-            assert "\n" not in str(error)
+            seen["unclear"] += len(str(error)) < 30 or "\n" in str(error)
         else:
             if {f.message for f in done.findings} - usual:
                 seen["reported"] += 1
@@ -241,6 +249,7 @@ def test_damage_is_an_error_or_reported_and_never_changes_the_data(layout, tmp_p
                 assert equal(stored, says(layout, folder)), f"{i}: {kind} in {path.name} changed the data silently"
         finally:
             path.write_bytes(content)
+    assert seen.pop("unclear", 0) == 0
     assert sum(seen.values()) == DAMAGES
     assert seen["error"] + seen["reported"] >= DAMAGES // 4, seen
     again = import_set(paths(layout, folder), layout, "n/x", root=str(tmp_path / "s"), overwrite=True)

@@ -114,7 +114,9 @@ def streams(flag: str) -> dict[str, bytes]:
         "BINPERSID": b"K\x01Q.",
         "numpy load": b"cnumpy\nload\n(S'x'\ntR.",
         "numpy attribute path": b"\x80\x04\x8c\x05numpy\x8c\x0ecore.os.system\x93.",
-        "numpy testing": b"cnumpy.testing._private.utils\nrunstring\n(S'" + code.replace("'", '"').encode() + b"'\n}tR.",
+        "numpy testing": b"cnumpy.testing._private.utils\nrunstring\n(S'"
+        + code.replace("'", '"').encode()
+        + b"'\n}tR.",
         "getattr": b"c__builtin__\ngetattr\n(cnumpy\nndarray\nS'mro'\ntR.",
         "encode with another codec": b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13tR.",
         "object dtype from bytes": b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O8'\nI0\nI1\ntRS'AAAAAAAA'\ntR.",

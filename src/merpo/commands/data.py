@@ -1,4 +1,4 @@
-"""`merpo data list | info | check | generate | import | export`: what is stored, how it is, and how it comes and goes."""
+"""`merpo data list | info | check | generate | import | export`: what is stored, and how it comes and goes."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _list() -> None:
 def _info(options: Info) -> None:
     from merpo import data
 
-    summary = data.info(data.load(stored_name(options.name)))
+    summary = data.summarise(*data.load_each(stored_name(options.name)))
     say(json.dumps(summary.to_json(), indent=1) if options.json else summary.render())
 
 
