@@ -315,7 +315,8 @@ def test_tables_in_memory(tmp_path):
     class Frame:
         """What pandas and polars have in common."""
 
-        columns = list(table)
+        def __init__(self):
+            self.columns = list(table)
 
         def __getitem__(self, name):
             return table[name].astype(object) if name == "machine" else table[name]
