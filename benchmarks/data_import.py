@@ -87,10 +87,10 @@ def main() -> None:
             write_table(path, options.rows, layout)
             command = [sys.executable, __file__, "--measure", str(path), layout, str(Path(folder) / "store")]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            size, seconds, cpu = path.stat().st_size / 1e6, found["seconds"], found["cpu_seconds"]
             print(
-                f"{layout:<8} {path.stat().st_size / 1e6:7.1f} MB  {found['seconds']:6.1f} s ({found['cpu_seconds']:.1f} s"
-                f" of CPU)  peak {found['peak_mb']:.0f} MB ({found['before_mb']:.0f} MB before)  {found['steps']} steps,"
-                f" {found['episodes']} episodes stored"
+                f"{layout:<8} {size:7.1f} MB  {seconds:6.1f} s ({cpu:.1f} s of CPU)  peak {found['peak_mb']:.0f} MB"
+                f" ({found['before_mb']:.0f} MB before)  {found['steps']} steps, {found['episodes']} episodes stored"
             )
 
 

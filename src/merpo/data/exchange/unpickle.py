@@ -8,108 +8,20 @@ harmless dtypes. Every other name, and every other opcode (INST, OBJ, NEWOBJ, EX
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from merpo.errors import DataError
+from merpo.data.exchange.pickled import CALLS, SYMBOLS, Array, Dtype, Refused, Symbol
 
-DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])|bool|bool_|(u?int|float)(8|16|32|64)")
-"""Dtypes that hold plain numbers."""
-OBJECT = re.compile(r"[<>|=]?O8?")
-NUMPY = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
-SYMBOLS = {
-    **{(m, n): n for m in NUMPY[1:3] for n in ("_reconstruct", "scalar")},
-    **{(m, "_frombuffer"): "_frombuffer" for m in NUMPY[3:]},
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): "dtype",
-    ("_codecs", "encode"): "encode",
-    ("builtins", "bytearray"): "bytearray",
-    ("__builtin__", "bytearray"): "bytearray",
-}
-"""(module, name) pairs that occur in pickled arrays; anything else is refused."""
 DEEPEST = 10_000_000
 """Values on the stack or in the memo beyond which a stream is refused."""
 
 
-class Refused(DataError):
-    """A pickle that holds something else than plain arrays of numbers, or is damaged."""
-
-
-@dataclass(frozen=True)
-class _Symbol:
-    name: str
-
-
 class _Mark:
     pass
-
-
-class _Dtype:
-    """A dtype as the stream builds it; resolved when it is used."""
-
-    def __init__(self, code: Any):
-        if not isinstance(code, str) or not (DTYPE.fullmatch(code) or OBJECT.fullmatch(code)):
-            raise Refused(f"dtype {code!r}; expected plain numbers")
-        self.code, self.order = code, "="
-
-    def build(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2:
-            raise Refused("a dtype with an unknown state")
-        order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]  # bytes: Python 2
-        if order not in ("<", ">", "|", "="):
-            raise Refused("a dtype with an unknown state")
-        if state[0] not in (3, 4):
-            raise Refused(f"version {state[0]!r} of a dtype's state; expected 3 or 4")
-        if any(x is not None for x in state[2:5]):  # subarray, names, fields
-            raise Refused("a dtype with fields")
-        self.order = order
-
-    @property
-    def is_object(self) -> bool:
-        return OBJECT.fullmatch(self.code) is not None
-
-    @property
-    def value(self) -> np.dtype:
-        kind = np.dtype(self.code)
-        return kind.newbyteorder(">") if self.order == ">" else kind.newbyteorder("<") if self.order == "<" else kind
-
-
-class _Array:
-    """An array as the stream builds it."""
-
-    def __init__(self) -> None:
-        self.content: np.ndarray | list[Any] | None = None
-        self.shape: tuple[int, ...] = ()
-
-    def build(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Dtype):
-            raise Refused("an array with an unknown state")
-        version, shape, dtype, fortran, content = state
-        if version != 1:
-            raise Refused(f"version {version!r} of an array's state; expected 1")
-        self.fill(shape, dtype, bool(fortran), content)
-
-    def fill(self, shape: Any, dtype: _Dtype, fortran: bool, content: Any) -> None:
-        if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 8:
-            raise Refused(f"an array of shape {shape!r}")
-        size = 1
-        for n in shape:
-            size *= n
-        if dtype.is_object:
-            if not isinstance(content, list) or len(content) != size or (fortran and len(shape) > 1):
-                raise Refused(f"an object array of shape {shape} whose content does not fit it")
-            self.shape, self.content = shape, content
-            return
-        kind = dtype.value
-        if not isinstance(content, bytes | bytearray) or len(content) != size * kind.itemsize:
-            raise Refused(f"an array of shape {shape} and dtype {kind} whose bytes do not fit it")
-        flat = np.frombuffer(content, kind)
-        self.shape, self.content = shape, flat.reshape(shape, order="F" if fortran else "C")
 
 
 def array_rows(stream: bytes) -> tuple[tuple[int, ...], list[Any]]:
@@ -126,13 +38,13 @@ def array_rows(stream: bytes) -> tuple[tuple[int, ...], list[Any]]:
         raise Refused("nested beyond reason") from None
     except Exception as error:  # a damaged stream breaks the machine in many ways
         raise Refused(f"a damaged stream ({type(error).__name__}: {error})") from error
-    if not isinstance(value, _Array) or not isinstance(value.content, list):
+    if not isinstance(value, Array) or not isinstance(value.content, list):
         raise Refused("no object array")
     return value.shape, [_plain(x) for x in value.content]
 
 
 def _plain(x: Any, depth: int = 0) -> Any:
-    if isinstance(x, _Array):
+    if isinstance(x, Array):
         if isinstance(x.content, np.ndarray):
             return x.content
         raise Refused("object arrays inside an object array" if x.content is not None else "an unfinished array")
@@ -211,17 +123,17 @@ class _Machine:
         known = SYMBOLS.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if known is None:
             raise Refused(f"the name {module}.{name}, which no array needs; it could run code if it were loaded")
-        self.stack.append(_Symbol(known))
+        self.stack.append(Symbol(known))
 
     def reduce(self) -> None:
         args, function = self.pop(), self.pop()
-        if not isinstance(function, _Symbol) or not isinstance(args, tuple):
+        if not isinstance(function, Symbol) or not isinstance(args, tuple):
             raise Refused("a call of something that is no function")
         self.stack.append(CALLS[function.name](*args))
 
     def build(self) -> None:
         state, target = self.pop(), self.stack[-1]
-        if not isinstance(target, _Array | _Dtype):
+        if not isinstance(target, Array | Dtype):
             raise Refused(f"a state for {type(target).__name__}")
         target.build(state)
 
@@ -259,60 +171,6 @@ class _Machine:
 
 
 _MARK = _Mark()
-
-
-def _call_reconstruct(subtype: Any, shape: Any, code: Any) -> _Array:
-    if subtype != _Symbol("ndarray") or shape != (0,) or code not in ("b", b"b"):
-        raise Refused("an array of an unknown kind")
-    return _Array()
-
-
-def _call_dtype(code: Any, *_: Any) -> _Dtype:
-    return _Dtype(code.decode("latin1") if isinstance(code, bytes) else code)
-
-
-def _call_scalar(dtype: Any, content: Any = None) -> Any:
-    if not isinstance(dtype, _Dtype) or dtype.is_object or not isinstance(content, bytes):
-        raise Refused("a scalar of an unknown kind")
-    kind = dtype.value
-    if len(content) != kind.itemsize:
-        raise Refused("a scalar whose bytes do not fit it")
-    return np.frombuffer(content, kind)[0]
-
-
-def _call_frombuffer(content: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> _Array:
-    if not isinstance(dtype, _Dtype) or dtype.is_object:
-        raise Refused("an array of an unknown kind")
-    made = _Array()
-    made.fill(shape, dtype, order == "F", content)
-    return made
-
-
-def _call_encode(text: Any, coding: Any) -> bytes:
-    if not isinstance(text, str) or coding not in ("latin1", "latin-1"):
-        raise Refused("text in an unknown coding")
-    return text.encode("latin1")
-
-
-def _call_bytearray(content: Any = b"") -> bytes:
-    if not isinstance(content, bytes):
-        raise Refused("a byte array of something else")
-    return content
-
-
-def _call_refused(*_: Any) -> Any:
-    raise Refused("a call that no array needs")
-
-
-CALLS: dict[str, Callable[..., Any]] = {
-    "_reconstruct": _call_reconstruct,
-    "scalar": _call_scalar,
-    "_frombuffer": _call_frombuffer,
-    "ndarray": _call_refused,
-    "dtype": _call_dtype,
-    "encode": _call_encode,
-    "bytearray": _call_bytearray,
-}
 
 
 def _push(make: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
