@@ -150,6 +150,14 @@ def _vector(role: str, given: tuple[str, ...], names: Sequence[str], where: str)
     if not given:
         for pattern in ALIASES[role]:
             if found := _match(pattern, names):
+                numbered = [n for n in found if n[-1].isdigit()]
+                if numbered and len(numbered) < len(found):
+                    odd = next(n for n in found if n not in numbered)
+                    raise DataError(
+                        f"{where}: {odd!r} among the {role} columns {_listed(found)} has no number like the others;"
+                        f" expected {pattern} with numbers. Correct the name, or list the columns with"
+                        f" --{role.replace('_', '-')}."
+                    )
                 return _numbered(role, found, where)
         return ()
     chosen: list[str] = []
