@@ -85,7 +85,8 @@ def test_rows_beyond_the_memory_budget_give_the_same_bytes(tmp_path, layout, mon
     monkeypatch.setattr(tables, "BATCH", 7)
     path = write(tmp_path / f"log.{layout}", log(("x", "y", "z"), runs=40))
     for name, budget in (("a/all", 1 << 30), ("a/bit", 1)):
-        import_set([path], layout, name, columns=NAMES, root=str(tmp_path / "s"), budget=budget)
+        settings = Settings(family="x")
+        import_set([path], layout, name, columns=NAMES, settings=settings, root=str(tmp_path / "s"), budget=budget)
     assert same(load("a/all", tmp_path / "s"), load("a/bit", tmp_path / "s"))
     assert not list((tmp_path / "s").rglob(".tmp-*"))
 

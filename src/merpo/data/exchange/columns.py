@@ -41,9 +41,9 @@ class Columns:
     """Names the episode of each row, within its task."""
     time: str | None = None
     """Orders the steps of an episode: a number or a time stamp."""
-    obs: tuple[str, ...] = ()
+    obs: Sequence[str] = ()
     """Observation: names or patterns (`obs_*`, `joint_[0-6]`), in order; a pattern's columns in the table's order."""
-    action: tuple[str, ...] = ()
+    action: Sequence[str] = ()
     """Action, likewise."""
     reward: str | None = None
     """Reward of the step."""
@@ -51,7 +51,7 @@ class Columns:
     """Whether the task ended with this step: booleans or 0/1."""
     truncated: str | None = None
     """Whether the episode was cut after this step, e.g. by a time limit: booleans or 0/1."""
-    next_obs: tuple[str, ...] = ()
+    next_obs: Sequence[str] = ()
     """Observation after the step, as many as `obs`; without it, the next row's observation."""
     split: str | None = None
     """`train` or `test`, the same in all rows of a task."""
@@ -144,8 +144,8 @@ def _single(role: str, given: str | None, names: Sequence[str], where: str) -> s
     return next((alias for alias in ALIASES[role] if alias in names), None)
 
 
-def _vector(role: str, given: tuple[str, ...], names: Sequence[str], where: str) -> tuple[str, ...]:
-    if given == (ABSENT,):
+def _vector(role: str, given: Sequence[str], names: Sequence[str], where: str) -> tuple[str, ...]:
+    if tuple(given) == (ABSENT,):
         return ()
     if not given:
         for pattern in ALIASES[role]:

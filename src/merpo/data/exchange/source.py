@@ -12,7 +12,7 @@ from merpo.data.exchange.assemble import Rows
 from merpo.data.types import Bounds, SetInfo
 from merpo.errors import DataError
 
-Number = float | tuple[float, ...] | None
+Number = int | float | Sequence[int | float] | None
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Settings:
 
     family: str | None = None
     """Name of the family of tasks; default the data set's name."""
-    gamma: float | None = None
+    gamma: int | float | None = None
     """Discount factor; default 0.99."""
     horizon: int | None = None
     """Steps after which an episode is truncated; default the longest episode."""
@@ -31,9 +31,9 @@ class Settings:
     """Upper action bound, likewise; default 1."""
     action_bounds: str = "given"
     """`given`, or `data` to take the range of the logged actions."""
-    test: tuple[str, ...] = ()
+    test: Sequence[str] = ()
     """Names or patterns of the tasks to adapt to; all others are training tasks."""
-    test_share: float | None = None
+    test_share: int | float | None = None
     """Or the share of tasks to draw for it."""
     split_seed: int = 0
     """Seed of that draw."""
@@ -55,7 +55,7 @@ class Settings:
                 fail(name, "a number, or one per action column")
             if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
                 fail(name, "finite numbers")
-            object.__setattr__(self, name, tuple(float(v) for v in values))
+            object.__setattr__(self, name, tuple(float(v) for v in values))  # one number becomes a tuple of one
         if self.gamma is not None and not (_number(self.gamma) and 0.0 <= self.gamma <= 1.0):
             fail("gamma", "a discount in [0, 1]")
         if self.horizon is not None and not (isinstance(self.horizon, int) and self.horizon >= 1):
