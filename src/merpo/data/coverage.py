@@ -62,7 +62,9 @@ class Coverage:
 
     def render(self) -> str:
         """A plain-text table, and a sentence on quality."""
-        body = [("task", "split", "state overlap", "action range", "action noise", "best tenth", "score")]
+        body: list[tuple[str, ...]] = [
+            ("task", "split", "state overlap", "action range", "action noise", "best tenth", "score")
+        ]
         for t in self.tasks:
             share = [f"{x:.0%}" if x is not None else "-" for x in (t.overlap, t.actions)]
             noise, score = (f"{x:.2f}" if x is not None else "-" for x in (t.noise, t.score))
@@ -158,13 +160,14 @@ def _neighbours(
         np.unique(np.linspace(a, b - 1, min(SAMPLE, b - a)).astype(int)) for a, b in ((0, half), (half, len(task)))
     ]
     obs, action = (np.asarray(x, np.float64) for x in (t.obs, t.action))
-    finite = np.isfinite(obs).all(axis=1) & np.isfinite(action).all(axis=1)
+    finite = np.isfinite(np.concatenate([obs, action], axis=1)).all(axis=1)
     first, second = (p[finite[p]] for p in picked)
     if not len(first) or not len(second):
         return np.zeros(0), np.zeros(0)
     distance = _distance(obs[first] / scale, obs[second] / scale)
     nearest = distance.argmin(axis=1)
-    spread = np.where((s := action[finite].std(axis=0)) > 1e-9, s, 1.0)
+    deviation = action[finite].std(axis=0)
+    spread = np.where(deviation > 1e-9, deviation, 1.0)
     difference = np.abs((action[first] - action[second[nearest]]) / spread).mean(axis=1)
     return distance[np.arange(len(first)), nearest], difference
 

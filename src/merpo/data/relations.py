@@ -83,7 +83,9 @@ def _same_columns(train: list[TaskData]) -> Iterator[Finding]:
     rows = [np.asarray(t.transitions.obs, np.float64)[:: max(len(t) // each, 1)] for t in train]
     x = np.concatenate(rows)
     x = x[np.isfinite(x).all(axis=1)]
-    moving = np.flatnonzero(x.std(axis=0) > 1e-9 * np.maximum(1.0, np.abs(x).max(axis=0))) if len(x) > 2 else []
+    if len(x) < 3:
+        return
+    moving = np.flatnonzero(x.std(axis=0) > 1e-9 * np.maximum(1.0, np.abs(x).max(axis=0)))
     if len(moving) < 2:
         return
     close = np.argwhere(np.triu(np.abs(np.corrcoef(x[:, moving].T)) > SAME, 1))

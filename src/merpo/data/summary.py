@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ class Summary:
 
     def render_columns(self) -> str:
         """A plain-text table of the columns' ranges."""
-        body = [("column", "from", "to", "mean", "std")]
+        body: list[tuple[str, ...]] = [("column", "from", "to", "mean", "std")]
         body += [(c.name, *(f"{x:.4g}" for x in (c.low, c.high, c.mean, c.std))) for c in self.columns]
         return aligned(body)
 
@@ -204,7 +204,7 @@ def _tasks(rows: tuple[TaskSummary, ...]) -> str:
     return aligned(body)
 
 
-def aligned(body: list[tuple[str, ...]]) -> str:
+def aligned(body: Sequence[tuple[str, ...]]) -> str:
     """Lines of text in columns, the first line the heads."""
     width = [max(len(line[c]) for line in body) for c in range(len(body[0]))]
     return "\n".join("  ".join(x.ljust(w) for x, w in zip(line, width, strict=True)).rstrip() for line in body)
