@@ -71,7 +71,7 @@ def test_a_users_table_becomes_a_set(tmp_path, layout):
     np.testing.assert_array_equal(t.reward, own["gain"][keep])
     assert np.flatnonzero(t.truncated).tolist() == [3, 7, 11]
     assert (data.info.gamma, data.info.horizon, data.info.termination, data.info.family) == (0.9, 4, "never", "b")
-    assert set(codes(done)) == {"last-step", "truncated"}
+    assert set(codes(done)) == {"last-step", "truncated", "no-terminated"}
     assert codes(done)["last-step"].startswith("6 steps dropped")
     record = json.loads((tmp_path / "s/a/b/import.json").read_text())
     assert record["columns"]["task"] == "machine"
@@ -113,7 +113,7 @@ def test_order_repetitions_and_gaps_are_mended_and_said(tmp_path):
     other["gain"][-1] += 1
     with pytest.raises(DataError, match=r"two different rows have the same episode and time .*line 9 and .*line 122"):
         read_in(tmp_path, other)
-    assert set(codes(whole)) == {"last-step", "truncated"}
+    assert set(codes(whole)) == {"last-step", "truncated", "no-terminated"}
 
 
 def test_final_observations_and_terminations(tmp_path):

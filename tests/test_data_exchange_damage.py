@@ -203,6 +203,60 @@ def harm(content: bytes, rng: np.random.Generator, layout: str) -> tuple[str, by
     return kind, bytes(x)
 
 
+STRUCTURAL = ("rename", "type", "lengths", "lost", "nan")
+
+
+def restructure(path: Path, layout: str, rng: np.random.Generator) -> str:
+    """Write the file again, whole, but with an array renamed, of another type, too short, lost, or with a NaN."""
+    kind = str(rng.choice(STRUCTURAL))
+
+    def change(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        key = str(rng.choice(sorted(arrays)))
+        x = arrays[key]
+        if kind == "rename":
+            return {(f"{k}x" if k == key else k): v for k, v in arrays.items()}
+        if kind == "lost":
+            return {k: v for k, v in arrays.items() if k != key}
+        if kind == "lengths":
+            return arrays | {key: x[: int(rng.integers(1, len(x)))]}
+        if kind == "nan" and x.dtype.kind == "f":
+            x = x.copy()
+            x.flat[int(rng.integers(x.size))] = np.nan
+            return arrays | {key: x}
+        return arrays | {key: x.astype("S5")}
+
+    if layout == "npz":
+        with np.load(path) as file:
+            arrays = dict(file)
+        np.savez(path, allow_pickle=False, **change(arrays))
+    elif layout == "parquet":
+        arrays = {k: np.array(v) for k, v in pq.read_table(path).to_pydict().items()}
+        made = change(arrays)
+        shortest = min(len(x) for x in made.values())
+        pq.write_table(pa.table({k: x[:shortest] for k, x in made.items()}), path, compression="none")
+    elif layout in ("d4rl", "minari"):
+        with h5py.File(path, "r+") as file:
+            group = file if layout == "d4rl" else file[str(rng.choice(sorted(file)))]
+            arrays = {k: v[()] for k, v in group.items() if isinstance(v, h5py.Dataset)}
+            made = change(arrays)
+            for k in arrays:
+                del group[k]
+            for k, x in made.items():
+                group[k] = x
+    else:
+        rows = np.load(path, allow_pickle=True)
+        i, j = int(rng.integers(len(rows))), int(rng.integers(4))
+        if kind == "rename":
+            path.rename(path.with_name(path.name.replace("trj", "trk")))
+            return kind
+        if kind == "lost":
+            rows = np.delete(rows, j, axis=1)
+        else:
+            rows[i, j] = {"type": "left", "lengths": np.zeros(7), "nan": np.nan * np.ones_like(rows[i, j])}[kind]
+        np.save(path, rows, allow_pickle=True)
+    return kind
+
+
 def paths(layout: str, folder: Path) -> list[str]:
     return [str(p) for p in sorted(folder.glob("task-*"))] if layout == "minari" else [str(folder)]
 
@@ -233,8 +287,11 @@ def test_damage_is_an_error_or_reported_and_never_changes_the_data(layout, tmp_p
     for i in range(DAMAGES):
         path = files[i % len(files)]
         content = path.read_bytes()
-        kind, broken = harm(content, rng, layout)
-        path.write_bytes(broken)
+        if layout != "csv" and i % 4 == 3 and path.suffix != ".json":
+            kind = restructure(path, layout, rng)
+        else:
+            kind, broken = harm(content, rng, layout)
+            path.write_bytes(broken)
         try:
             done = import_set(paths(layout, folder), layout, "n/x", root=str(tmp_path / "s"), overwrite=True)
         except MerpoError as error:
@@ -249,6 +306,8 @@ def test_damage_is_an_error_or_reported_and_never_changes_the_data(layout, tmp_p
                 assert equal(stored, says(layout, folder)), f"{i}: {kind} in {path.name} changed the data silently"
         finally:
             path.write_bytes(content)
+            for renamed in folder.rglob("trk_*"):
+                renamed.unlink()
     assert seen.pop("unclear", 0) == 0
     assert sum(seen.values()) == DAMAGES
     assert seen["error"] + seen["reported"] >= DAMAGES // 4, seen

@@ -36,6 +36,8 @@ ARRAYS_PER_BYTE = 1100
 DESCRIPTION, TASK_NAMES = "merpo", "task_names"
 
 Arrays = Mapping[str, np.ndarray]
+Loaded = tuple[dict[str, np.ndarray], Known, list[str]]
+"""Arrays by role, what the file says of the set, and names of arrays that have no role."""
 
 
 def read_npz(paths: Sequence[Path], columns: Columns, notes: Notes, horizon: int | None) -> Source:
@@ -51,7 +53,7 @@ def read_d4rl(paths: Sequence[Path], columns: Columns, notes: Notes, horizon: in
 
 def read_files(
     paths: Sequence[Path],
-    load: Callable[[Path, Columns], tuple[dict[str, np.ndarray], Known]],
+    load: Callable[[Path, Columns], Loaded],
     columns: Columns,
     notes: Notes,
     horizon: int | None,
@@ -60,9 +62,17 @@ def read_files(
 
     Raises `DataError` when arrays are missing or do not fit together, or the file is damaged.
     """
+    ignored: set[str] = set()
+
+    def note_unused(names: Sequence[str]) -> None:
+        for name in sorted(set(names) - ignored):
+            notes.add("unused", 1, name)
+        ignored.update(names)
+
     if len(paths) == 1:
-        arrays, known = load(paths[0], columns)
+        arrays, known, unused = load(paths[0], columns)
         if "task" in arrays:
+            note_unused(unused)
             return _many(paths[0], arrays, known, notes, horizon)
     by_name: dict[str, Path] = {}
     for path in paths:
@@ -72,7 +82,8 @@ def read_files(
         by_name[stem] = path
 
     def read(name: str) -> Rows:
-        found, _ = load(by_name[name], columns)
+        found, _, unused = load(by_name[name], columns)
+        note_unused(unused)
         if "task" in found:
             raise DataError(
                 f"{by_name[name]}: it has an array for the task of each row; expected one task per file when several"
@@ -195,7 +206,7 @@ def _wanted(columns: Columns, present: Sequence[str], where: str) -> dict[str, s
     return found
 
 
-def _npz(path: Path, columns: Columns) -> tuple[dict[str, np.ndarray], Known]:
+def _npz(path: Path, columns: Columns) -> Loaded:
     """Arrays by role of an `.npz` file; object arrays are refused by NumPy, nothing is unpickled."""
     try:
         size = path.stat().st_size
@@ -210,6 +221,7 @@ def _npz(path: Path, columns: Columns) -> tuple[dict[str, np.ndarray], Known]:
             arrays = {role: file[name] for role, name in names.items()}
             if TASK_NAMES in file.files:
                 arrays[TASK_NAMES] = file[TASK_NAMES]
+            unused = [k for k in file.files if k not in (*names.values(), TASK_NAMES, DESCRIPTION)]
     except DataError:
         raise
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
@@ -219,10 +231,10 @@ def _npz(path: Path, columns: Columns) -> tuple[dict[str, np.ndarray], Known]:
     for role, x in arrays.items():
         if not isinstance(x, np.ndarray) or x.ndim == 0:
             raise DataError(f"{path.name}: {names.get(role, role)} is no array, expected one entry per step.")
-    return arrays, known
+    return arrays, known, unused
 
 
-def _hdf5(path: Path, columns: Columns) -> tuple[dict[str, np.ndarray], Known]:
+def _hdf5(path: Path, columns: Columns) -> Loaded:
     """Arrays by role of an HDF5 file's top level."""
     h5py = require("h5py")
     try:
@@ -244,7 +256,7 @@ def _hdf5(path: Path, columns: Columns) -> tuple[dict[str, np.ndarray], Known]:
         raise storage_error(error, path, "read") from error
     except Exception as error:  # h5py raises many kinds
         raise _damaged(path, "HDF5", error) from error
-    return arrays, Known()
+    return arrays, Known(), [k for k in present if k not in names.values()]
 
 
 def _require_size(claimed: int, size: int) -> None:

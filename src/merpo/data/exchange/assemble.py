@@ -77,6 +77,7 @@ def assemble(
         assert rows.row is not None
         return place(int(rows.row[i]))
 
+    notes.add("no-terminated", int(rows.terminated is None), task)
     rows, begins = _episodes(task, rows, notes, at)
     rows, begins = _without_repeats(task, rows, begins, notes, at)
     final = _final_rows(rows, begins)

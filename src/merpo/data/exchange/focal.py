@@ -37,7 +37,12 @@ def read_focal(folder: Path, notes: Notes, checkpoints: Sequence[int] = ()) -> S
     try:
         tasks = sorted((int(m.group(1)), p) for p in folder.iterdir() if p.is_dir() and (m := TASK.fullmatch(p.name)))
         for _, task in tasks:
-            found = [(int(m.group(2)), int(m.group(1)), p) for p in task.iterdir() if (m := FILE.fullmatch(p.name))]
+            found = []
+            for p in task.iterdir():
+                if m := FILE.fullmatch(p.name):
+                    found.append((int(m.group(2)), int(m.group(1)), p))
+                else:
+                    notes.add("ignored", 1, f"{task.name}/{p.name}")
             files[task.name] = sorted(f for f in found if not checkpoints or f[0] in checkpoints)
     except OSError as error:
         raise storage_error(error, folder, "list the folder") from error

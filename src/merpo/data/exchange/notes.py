@@ -27,6 +27,11 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
         "{n} episodes that did not terminate marked as truncated at their last step: no column says so{also}.",
         "If some of them ended by themselves, name the column that says so with --terminated.",
     ),
+    "no-terminated": (
+        "info",
+        "{n} tasks have nothing that says where the task itself ended: no step counts as terminated{also}.",
+        "Name the column with --terminated where there is one.",
+    ),
     "open-end": (
         "warning",
         "{n} episodes end with neither terminated nor truncated{also}.",
@@ -80,8 +85,13 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     ),
     "unused": (
         "info",
-        "{n} columns are not used{also}.",
+        "{n} columns or arrays are not used{also}.",
         "Name them with --obs, --action, ... if they belong to the data.",
+    ),
+    "ignored": (
+        "warning",
+        "{n} files whose names do not fit the layout were left out{also}.",
+        "Rename them if they belong to the data.",
     ),
     "no-newline": (
         "warning",

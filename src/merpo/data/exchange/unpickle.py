@@ -91,6 +91,10 @@ class _Machine:
     def number(self, form: str) -> Any:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
+    def protocol(self, version: int) -> None:
+        if version > 5:
+            raise Refused(f"protocol {version} of pickles; expected at most 5")
+
     def frame(self, size: int) -> None:
         if self.at + size > len(self.data):
             raise Refused("a stream that was cut")
@@ -202,7 +206,7 @@ def _latin(m: _Machine, size: int) -> bytes:
 TABLE: dict[int, Callable[[_Machine], None]] = {
     ord(code): step
     for code, step in {
-        "\x80": lambda m: m.take(1) and None,  # PROTO
+        "\x80": lambda m: m.protocol(m.number("<B")),
         "\x95": lambda m: m.frame(m.number("<Q")),
         "(": lambda m: m.stack.append(_MARK),
         "0": lambda m: m.pop() and None,  # POP
