@@ -239,7 +239,8 @@ class _Reader:
 def _parquet(path: Path, reader: _Reader) -> Iterator[Any]:
     pq = _pyarrow("pyarrow.parquet")
     try:
-        with pq.ParquetFile(path, buffer_size=1 << 20, page_checksum_verification=True) as file:
+        # pre_buffer, Arrow's default, would keep all of the file in memory
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as file:
             text = (file.metadata.metadata or {}).get(METADATA)
             if text is not None and reader.known.info is None:
                 reader.known = recall(text, path.name)
