@@ -1,4 +1,4 @@
-"""Minibatches, hold-outs and standardisation."""
+"""Minibatches and hold-outs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from merpo.data import Normalizer, Transitions, holdout_rows, sample_rows, split_episodes, stack
+from merpo.data import Transitions, holdout_rows, sample_rows, split_episodes, stack
 from merpo.errors import ConfigError, DataError
 from test_data_makers import make_set, make_task
 
@@ -94,32 +94,3 @@ def test_a_single_episode_is_split_by_time():
     assert first.transitions.truncated.tolist() == [False, False, False, True]
     assert second.transitions.truncated.tolist() == [False, True]
     assert not task.transitions.truncated[3]  # the original is untouched
-
-
-def test_standardisation_is_pooled_over_all_rows():
-    tasks = make_set().train
-    pooled = np.concatenate([np.asarray(t.transitions.obs, np.float64) for t in tasks])
-    norm = Normalizer.fit(tasks)
-    np.testing.assert_allclose(norm.mean, pooled.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(norm.std, pooled.std(axis=0), rtol=1e-6)
-    z = norm(pooled.astype(np.float32))
-    np.testing.assert_allclose(np.mean(z, axis=0), 0, atol=1e-6)
-    np.testing.assert_allclose(np.std(z, axis=0), 1, atol=1e-5)
-    np.testing.assert_allclose(norm.inverse(z), pooled, rtol=1e-5, atol=1e-6)
-    batched = jax.jit(lambda n, x: n(x))(norm, jnp.ones((2, 5, 3)))
-    assert batched.shape == (2, 5, 3)
-    assert norm(jnp.ones(3)).shape == (3,)
-
-
-def test_constant_columns_become_zero_and_small_spread_survives_a_large_offset():
-    rows = np.zeros((1000, 3))
-    rows[:, 0] = 7.0
-    rows[:, 1] = 1e4 + 0.1 * np.sin(np.arange(1000))
-    rows[:, 2] = 0.1  # not exactly representable
-    norm = Normalizer.from_rows([rows[:300], rows[300:]])
-    assert norm.std[0] == 1.0
-    assert norm.std[2] == 1.0
-    np.testing.assert_allclose(norm.std[1], rows[:, 1].std(), rtol=1e-6)
-    np.testing.assert_allclose(norm(rows[:1].astype(np.float32))[0, [0, 2]], 0.0, atol=1e-7)
-    with pytest.raises(DataError, match="no rows"):
-        Normalizer.fit([])

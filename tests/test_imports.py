@@ -14,7 +14,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "merpo"
 LEARNING = {"data", "networks", "dynamics", "algorithms", "guarantee"}
 SIMULATORS = {"gymnasium", "mujoco"}
-OUTSIDE_CORE = ["gymnasium", "mujoco", "minari", "h5py", "rich", "tyro", "matplotlib", "scipy", "merpo.tasks"]
+OUTSIDE_CORE = [
+    "gymnasium",
+    "mujoco",
+    "minari",
+    "h5py",
+    "pyarrow",
+    "rich",
+    "tyro",
+    "matplotlib",
+    "scipy",
+    "merpo.tasks",
+]
 
 
 def contract() -> dict[str, set[str] | None]:

@@ -20,6 +20,7 @@ EXTRAS = {
     "gymnasium": "tasks",
     "minari": "data",
     "h5py": "data",
+    "pyarrow": "tables",
     "PIL": "data",
 }
 """Which extra brings a package that may be missing."""

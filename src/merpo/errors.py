@@ -23,3 +23,7 @@ class UnknownNameError(MerpoError, KeyError):
     def __str__(self) -> str:
         """The message itself; KeyError would show its repr."""
         return str(self.args[0]) if self.args else ""
+
+
+class DataWarning(UserWarning):
+    """Logged data were changed, or look like a mistake; the message says what to do."""

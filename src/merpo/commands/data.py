@@ -1,4 +1,4 @@
-"""`merpo data list | info | check | generate`: what is stored, what is in it, what is wrong with it."""
+"""`merpo data list | info | check | generate | import | export`: what is stored, and how it comes and goes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from merpo.commands.exchange import HOME, Export, Import, run_export, run_import
 from merpo.commands.session import say
 from merpo.errors import DataError
 
@@ -61,12 +62,14 @@ DataCommand = (
     | Annotated[Info, tyro.conf.subcommand("info")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 
 @dataclass(frozen=True)
 class Data:
-    """List, describe, check and generate data sets."""
+    """List, describe, check, generate, import and export data sets."""
 
     command: tyro.conf.OmitSubcommandPrefixes[DataCommand]
 
@@ -80,17 +83,22 @@ def run_data(options: Data) -> None:
         _info(command)
     elif isinstance(command, Check):
         _check(command)
+    elif isinstance(command, Import):
+        run_import(command)
+    elif isinstance(command, Export):
+        run_export(command, stored_name(command.name))
     else:
         _generate(command)
 
 
 def stored_name(name: str) -> str:
-    """The name itself, or that of the default set (50 episodes, seed 0) generated for `family/quality`."""
+    """The name itself, or that of the default set (50 episodes, seed 0) generated for `family/quality`, or that of an
+    imported set."""
     from merpo.data import list_sets
 
     known = {entry.name for entry in list_sets()}
-    default = f"{name}-e50-s0"
-    return default if name not in known and default in known else name
+    others = (f"{name}-e50-s0", f"{HOME}/{name}")
+    return name if name in known else next((other for other in others if other in known), name)
 
 
 def _list() -> None:
@@ -114,7 +122,7 @@ def _list() -> None:
 def _info(options: Info) -> None:
     from merpo import data
 
-    summary = data.info(data.load(stored_name(options.name)))
+    summary = data.summarise(*data.load_each(stored_name(options.name)))
     say(json.dumps(summary.to_json(), indent=1) if options.json else summary.render())
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merpo.errors import ConfigError, DataError, StorageError
+from merpo.files import storage_error
 from merpo.runs import read_config, write_atomic
-from merpo.runs.files import storage_error
 
 if TYPE_CHECKING:
     from merpo.algorithms.merpo import MerPOConfig

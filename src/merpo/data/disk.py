@@ -1,15 +1,21 @@
-"""The file system under a data root: a lock, the one place that writes, and errors that say what to do."""
+"""The file system under a data root: a lock, the one place that writes, sizes and hashes."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from merpo.errors import StorageError
+import numpy as np
+
+from merpo.files import storage_error
+
+CHUNK = 1 << 22
+"""Bytes copied at a time."""
 
 
 @contextlib.contextmanager
@@ -36,9 +42,25 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """The one place where bytes reach the disk."""
+    """Write a small file at once. This, `append` and `archive` are where bytes reach the disk."""
     with open(path, "wb") as file:
         file.write(content)
+
+
+def append(path: Path, content: bytes | memoryview) -> None:
+    """Add bytes to the end of a file."""
+    with open(path, "ab") as file:
+        file.write(content)
+
+
+def archive(path: Path, members: Mapping[str, tuple[Path, str, tuple[int, ...]]]) -> None:
+    """Bind raw columns into an `.npz`, uncompressed: per name the file with the bytes, the dtype and the shape."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as bound:
+        for key, (source, dtype, shape) in members.items():
+            with bound.open(f"{key}.npy", "w", force_zip64=True) as out, open(source, "rb") as raw:
+                header = {"descr": dtype, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(out, header)
+                shutil.copyfileobj(raw, out, CHUNK)
 
 
 def read(path: Path) -> bytes:
@@ -46,7 +68,16 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise os_error(error, "read a file of the data set", path) from error
+        raise storage_error(error, path, "read") from error
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read piece by piece; `StorageError` when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise storage_error(error, path, "read") from error
 
 
 def size(folder: Path) -> int:
@@ -61,24 +92,3 @@ def size(folder: Path) -> int:
 def sha256(content: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(content).hexdigest()
-
-
-def umask() -> int:
-    """The process's umask; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def os_error(error: OSError, action: str, path: Path) -> StorageError:
-    """A `StorageError` that says what could not be done, why, and what to do about it."""
-    advice = {
-        errno.ENOSPC: ("The disk is full: free some space, or choose another root. Nothing half-written was left."),
-        errno.EDQUOT: "Your disk quota is used up: free some space, or choose another root.",
-        errno.EACCES: ("You lack the permission: choose another root (MERPO_DATA_DIR), or change the folder's mode."),
-        errno.EROFS: "The file system is read-only: choose another root (MERPO_DATA_DIR).",
-        errno.ENOTDIR: "A part of the path is a file, not a folder: choose another root.",
-        errno.EEXIST: "A part of the path is a file, not a folder: choose another root.",
-        errno.ENOENT: "A file of the set is missing: restore it from a copy, or generate the set again.",
-    }.get(error.errno or 0, "Check the path and the disk.")
-    return StorageError(f"Cannot {action}: {error.strerror or error} ({path}). {advice}")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from merpo.data.description import TaskEntry
 from merpo.data.prepare import action_bounds
 from merpo.data.types import SetInfo, TaskData, Transitions
 from merpo.data.validation import FIELDS
@@ -31,16 +32,16 @@ NEXT_OBS = "next_observation"
 """Info field with every step's successor, written only in tasks where some differ from the next row's obs."""
 
 
-def require(module: str) -> ModuleType:
-    """Import an optional package of the `data` extra, or raise `StorageError` saying how to get it."""
+def require(module: str, extra: str = "data") -> ModuleType:
+    """Import an optional package of an extra, or raise `StorageError` saying how to get it."""
     import importlib
 
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise StorageError(
-            f"The package {module!r} is needed to read and write Minari data and could not be imported"
-            f" ({error}). Install the extra: pip install 'merpo[data]'."
+            f"The package {module!r} is needed to read and write {'tables' if extra == 'tables' else 'Minari data'} and"
+            f" could not be imported ({error}). Install the extra: pip install 'merpo[{extra}]'."
         ) from error
 
 
@@ -57,21 +58,22 @@ def write_hdf5(task: TaskData) -> bytes:
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
     file = h5py.h5f.create(b"in-memory", h5py.h5f.ACC_TRUNC, fcpl=root, fapl=access)
 
+    make = _Maker(h5py)
     arrays = [np.asarray(getattr(task.transitions, name)) for name in FIELDS]
     chained = all(own.tobytes() == following.tobytes() for own, following in _inner_steps(task))
     for e, (a, b) in enumerate(_spans(task)):
         obs, action, reward, following, terminated, truncated = (x[a:b] for x in arrays)
         group = h5py.h5g.create(file, f"episode_{e}".encode(), gcpl=plain)
-        _attribute(h5py, group, b"id", e)
-        _attribute(h5py, group, b"total_steps", b - a)
-        _array(h5py, group, b"observations", np.concatenate([obs, following[-1:]]))
-        _array(h5py, group, b"actions", action)
-        _array(h5py, group, b"rewards", reward)
-        _array(h5py, group, b"terminations", terminated)
-        _array(h5py, group, b"truncations", truncated)
+        make.attribute(group, b"id", e)
+        make.attribute(group, b"total_steps", b - a)
+        make.array(group, b"observations", np.concatenate([obs, following[-1:]]))
+        make.array(group, b"actions", action)
+        make.array(group, b"rewards", reward)
+        make.array(group, b"terminations", terminated)
+        make.array(group, b"truncations", truncated)
         infos = h5py.h5g.create(group, b"infos", gcpl=plain)
         if not chained:  # row 0 belongs to the reset, as in all Minari infos
-            _array(h5py, infos, NEXT_OBS.encode(), np.concatenate([obs[:1], following]))
+            make.array(infos, NEXT_OBS.encode(), np.concatenate([obs[:1], following]))
     h5py.h5f.flush(file)
     image = file.get_file_image()
     file.close()
@@ -106,20 +108,18 @@ def read_hdf5(image: bytes, episodes: int, where: str) -> tuple[Transitions, Int
     return transitions, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-def metadata_json(
-    task: TaskData, info: SetInfo, dataset_id: str, set_name: str, size: int, env_spec: str | None
-) -> str:
+def metadata_json(task: TaskEntry, info: SetInfo, set_name: str, size: int, env_spec: str | None) -> str:
     """The text of Minari's `metadata.json`; `size` is that of the HDF5 file in bytes."""
     low, high = action_bounds(info)
     unbounded = np.full(info.obs_dim, np.inf)
     metadata: dict[str, Any] = {
         "total_episodes": task.episodes,
-        "total_steps": len(task),
+        "total_steps": task.rows,
         "data_format": "hdf5",
         "jpeg_encoding": True,
         "observation_space": _box(-unbounded, unbounded),
         "action_space": _box(low, high),
-        "dataset_id": dataset_id,
+        "dataset_id": f"{set_name}/{task.folder}",
         "minari_version": MINARI_VERSION,
         "dataset_size": round(size / 1e6, 1),
         "description": f"Task {task.name} ({task.split}) of the merpo set {set_name}.",
@@ -193,19 +193,34 @@ def _box(low: np.ndarray, high: np.ndarray) -> str:
     return json.dumps(box)
 
 
-def _attribute(h5py: Any, group: Any, name: bytes, value: int) -> None:
-    space = h5py.h5s.create(h5py.h5s.SCALAR)
-    h5py.h5a.create(group, name, h5py.h5t.NATIVE_INT64, space).write(np.asarray(value, np.int64))
+class _Maker:
+    """Makes attributes and arrays; what many of them share (layouts, types, shapes) is made once."""
 
+    def __init__(self, h5py: Any):
+        self.h5py = h5py
+        self._create = {}
+        for layout in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS):
+            self._create[layout] = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            self._create[layout].set_obj_track_times(False)
+            self._create[layout].set_layout(layout)
+        self._scalar = h5py.h5s.create(h5py.h5s.SCALAR)
+        self._spaces: dict[tuple[int, ...], Any] = {}
+        self._types: dict[np.dtype, Any] = {}
 
-def _array(h5py: Any, group: Any, name: bytes, x: np.ndarray) -> None:
-    x = np.ascontiguousarray(x)
-    create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    create.set_obj_track_times(False)
-    create.set_layout(h5py.h5d.COMPACT if x.nbytes <= COMPACT else h5py.h5d.CONTIGUOUS)
-    kind = h5py.h5t.py_create(x.dtype, logical=True)
-    data = h5py.h5d.create(group, name, kind, h5py.h5s.create_simple(x.shape), dcpl=create)
-    data.write(h5py.h5s.ALL, h5py.h5s.ALL, x)
+    def attribute(self, group: Any, name: bytes, value: int) -> None:
+        self.h5py.h5a.create(group, name, self.h5py.h5t.NATIVE_INT64, self._scalar).write(np.asarray(value, np.int64))
+
+    def array(self, group: Any, name: bytes, x: np.ndarray) -> None:
+        h5py = self.h5py
+        x = np.ascontiguousarray(x)
+        layout = h5py.h5d.COMPACT if x.nbytes <= COMPACT else h5py.h5d.CONTIGUOUS
+        if x.dtype not in self._types:
+            self._types[x.dtype] = h5py.h5t.py_create(x.dtype, logical=True)
+        if x.shape not in self._spaces:
+            self._spaces[x.shape] = h5py.h5s.create_simple(x.shape)
+        space = self._spaces[x.shape]
+        data = h5py.h5d.create(group, name, self._types[x.dtype], space, dcpl=self._create[layout])
+        data.write(space, space, x)
 
 
 def _stored(h5py: Any, group: Any, name: bytes) -> np.ndarray:

@@ -18,28 +18,27 @@ task set gives the same bytes in every file. Writers in one namespace wait for e
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from merpo.data import description, disk
-from merpo.data.hdf5 import metadata_json, read_hdf5, spec_json, write_hdf5
+from merpo.data.hdf5 import read_hdf5, spec_json
 from merpo.data.types import SetInfo, TaskData, TaskSet, Transitions
 from merpo.data.validation import FIELDS, require_structure
+from merpo.data.writer import FLAT, HDF5, META, NAMESPACE, SetWriter
 from merpo.errors import StorageError
+from merpo.files import storage_error, umask
 
-META, FLAT, HDF5 = "merpo.json", "flat.npz", "main_data.hdf5"
-NAMESPACE = "namespace_metadata.json"
-"""Marks a folder as a namespace for Minari's listing."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*/[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
@@ -88,12 +87,26 @@ def save(
     Raises `DataError` for an unsound set or spec, `StorageError` when the name is not allowed or taken (and
     not `overwrite`), or the folder cannot be written or the disk is full: then nothing has changed.
     """
-    target = _folder(name, root)
     require_structure(taskset)
     specs = {}
     for task in taskset:
         spec = env_spec.get(task.name) if isinstance(env_spec, Mapping) else env_spec
         specs[task.name] = None if spec is None else spec_json(spec, task.name)
+    with writing(name, root, overwrite, taskset.info.version) as writer:
+        for task in taskset:
+            writer.add(task, specs[task.name])
+        writer.finish(taskset.info)
+    return _folder(name, root)
+
+
+@contextlib.contextmanager
+def writing(
+    name: str, root: str | os.PathLike[str] | None = None, overwrite: bool = False, version: int = 0
+) -> Iterator[SetWriter]:
+    """A `SetWriter` for the set `name`, which appears when the body ends without an error; for sets written task by
+    task because they do not fit into memory. Raises as `save` does; other writers in the namespace wait.
+    """
+    target = _folder(name, root)
     staging = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,24 +115,23 @@ def save(
                 _clean(target.parent)
             if target.exists() and not overwrite:
                 raise StorageError(
-                    f"name={name!r}: a data set of that name is already at {target}. Pass overwrite=True, or"
-                    " choose another name."
+                    f"name={name!r}: a data set of that name is already at {target}. Pass overwrite=True"
+                    " (--overwrite), or choose another name."
                 )
             staging = tempfile.mkdtemp(prefix=f".tmp-new-{target.name}-", dir=target.parent)
-            _fill(Path(staging), taskset, name, specs)
+            yield SetWriter(Path(staging), name, version)
             # mkdtemp makes folders private; ours follow the user's umask
-            os.chmod(staging, 0o777 & ~disk.umask())
+            os.chmod(staging, 0o777 & ~umask())
             if not (target.parent / NAMESPACE).exists():
                 disk.write(target.parent / NAMESPACE, b"{}")
             _swap(Path(staging), target)
     except StorageError:
         raise
     except OSError as error:
-        raise disk.os_error(error, f"save the data set {name!r}", target) from error
+        raise storage_error(error, target, f"save the data set {name!r} as") from error
     finally:
         if staging:
             shutil.rmtree(staging, ignore_errors=True)
-    return target
 
 
 def load(name: str, root: str | os.PathLike[str] | None = None, verify: bool = True) -> TaskSet:
@@ -131,36 +143,47 @@ def load(name: str, root: str | os.PathLike[str] | None = None, verify: bool = T
 
     Raises `StorageError` when the set is missing, damaged, foreign or changed since it was saved.
     """
-    folder = _find(name, root)
+    folder = find(name, root)
     meta = description.parse(disk.read(folder / META), str(folder / META))
-    images: dict[str, bytes] = {}
-    flat = disk.read(folder / FLAT) if (folder / FLAT).exists() else None
-    if flat is not None and disk.sha256(flat) != meta.flat_sha256:
-        flat = None
-    if verify or flat is None:
+    flat = folder / FLAT
+    whole = flat.exists() and disk.sha256_file(flat) == meta.flat_sha256
+    if verify and whole:
         for entry in meta.tasks:
-            path = folder / entry.folder / "data" / HDF5
-            image = disk.read(path)
-            if disk.sha256(image) != entry.sha256:
-                spare = "" if flat is None else f" The flat copy is whole: load({name!r}, verify=False) reads it."
-                raise StorageError(
-                    f"{path}: its SHA-256 differs from the one in {META}; the file is damaged, or was changed"
-                    f" since it was saved.{spare} To take changed files as they are now, use from_minari and"
-                    " save the result."
-                )
-            if flat is None:
-                images[entry.folder] = image
-    if flat is not None:
-        parts = _read_flat(flat, meta, folder / FLAT)
-    else:
-        parts = [
-            read_hdf5(images.pop(e.folder), e.episodes, str(folder / e.folder / "data" / HDF5)) for e in meta.tasks
-        ]
-    tasks = []
-    for entry, (transitions, start) in zip(meta.tasks, parts, strict=True):
-        task = TaskData(entry.name, entry.split, transitions, start, entry.parameters, entry.reference)
-        tasks.append(task)
-    return TaskSet(meta.info, tuple(tasks))
+            _require_hash(folder / entry.folder / "data" / HDF5, entry.sha256, name, None)
+    parts = _read_flat(flat, meta) if whole else (_read_task(folder, e, name) for e in meta.tasks)
+    return TaskSet(meta.info, tuple(_task(e, *part) for e, part in zip(meta.tasks, parts, strict=True)))
+
+
+def load_each(name: str, root: str | os.PathLike[str] | None = None) -> tuple[SetInfo, Iterator[TaskData]]:
+    """The set's description, and its tasks one at a time: for sets that do not fit into memory.
+
+    Read from the Minari files, each checked against its SHA-256. Raises as `load`, some of it while iterating.
+    """
+    folder = find(name, root)
+    meta = description.parse(disk.read(folder / META), str(folder / META))
+    return meta.info, (_task(entry, *_read_task(folder, entry, name)) for entry in meta.tasks)
+
+
+def _task(entry: description.TaskEntry, transitions: Transitions, start: np.ndarray) -> TaskData:
+    return TaskData(entry.name, entry.split, transitions, start, entry.parameters, entry.reference)
+
+
+def _read_task(folder: Path, entry: description.TaskEntry, name: str) -> tuple[Transitions, np.ndarray]:
+    """One task from its Minari file."""
+    path = folder / entry.folder / "data" / HDF5
+    image = disk.read(path)
+    _require_hash(path, entry.sha256, name, image)
+    return read_hdf5(image, entry.episodes, str(path))
+
+
+def _require_hash(path: Path, expected: str, name: str, image: bytes | None) -> None:
+    """`StorageError` when a file's bytes (given, or read here) are not those that were saved."""
+    if expected != (disk.sha256_file(path) if image is None else disk.sha256(image)):
+        spare = "" if image is not None else f" The flat copy is whole: load({name!r}, verify=False) reads it."
+        raise StorageError(
+            f"{path}: its SHA-256 differs from the one in {META}; the file is damaged, or was changed since it was"
+            f" saved.{spare} To take changed files as they are now, use from_minari and save the result."
+        )
 
 
 def list_sets(root: str | os.PathLike[str] | None = None) -> list[SetEntry]:
@@ -182,7 +205,7 @@ def list_sets(root: str | os.PathLike[str] | None = None) -> list[SetEntry]:
 
 def remove(name: str, root: str | os.PathLike[str] | None = None) -> None:
     """Delete the set `name`; `StorageError` when it is missing or cannot be deleted."""
-    folder = _find(name, root)
+    folder = find(name, root)
     try:
         with disk.locked(folder.parent):
             # out of sight before anything is deleted, so that a kill leaves no half of a set
@@ -193,37 +216,13 @@ def remove(name: str, root: str | os.PathLike[str] | None = None) -> None:
                 os.rename(folder, Path(doomed) / "set")
             shutil.rmtree(doomed)
     except OSError as error:
-        raise disk.os_error(error, f"remove the data set {name!r}", folder) from error
+        raise storage_error(error, folder, f"remove the data set {name!r} at") from error
 
 
-def _fill(folder: Path, taskset: TaskSet, name: str, specs: Mapping[str, str | None]) -> None:
-    """Write all files of a set into an empty folder; the description last."""
-    entries = []
-    for i, task in enumerate(taskset):
-        part = f"task-{i:03d}-{task.split}-v{taskset.info.version}"
-        data = folder / part / "data"
-        data.mkdir(parents=True)
-        image = write_hdf5(task)
-        disk.write(data / HDF5, image)
-        entries.append(description.entry(task, part, disk.sha256(image)))
-        plain = replace(task, parameters=entries[-1].parameters, reference=entries[-1].reference)
-        text = metadata_json(plain, taskset.info, f"{name}/{part}", name, len(image), specs[task.name])
-        disk.write(data / "metadata.json", text.encode())
-    flat = io.BytesIO()
-    columns = {k: np.concatenate([np.asarray(getattr(t.transitions, k)) for t in taskset]) for k in FIELDS}
-    lengths = np.concatenate([np.diff(t.episode_start) for t in taskset]).astype(np.int64)
-    np.savez(flat, allow_pickle=False, episode_length=lengths, **columns)
-    image = flat.getvalue()
-    disk.write(folder / FLAT, image)
-    disk.write(folder / NAMESPACE, b"{}")
-    meta = description.Description(taskset.info, tuple(entries), disk.sha256(image))
-    disk.write(folder / META, description.render(meta).encode())
-
-
-def _read_flat(image: bytes, meta: description.Description, path: Path) -> list[tuple[Transitions, np.ndarray]]:
+def _read_flat(path: Path, meta: description.Description) -> list[tuple[Transitions, np.ndarray]]:
     """Per task the transitions and episode bounds; views into the set's arrays."""
     try:
-        with np.load(io.BytesIO(image), allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:
             columns = [file[k] for k in FIELDS]
             lengths = file["episode_length"]
     except Exception as error:  # zip and npy readers raise many kinds
@@ -268,11 +267,12 @@ def _all(base: Path) -> dict[str, Path]:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise disk.os_error(error, "list the data sets", base) from error
+        raise storage_error(error, base, "list the data sets in") from error
     return found
 
 
-def _find(name: str, root: str | os.PathLike[str] | None) -> Path:
+def find(name: str, root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of a stored set; `StorageError`, with the names that are there, when there is none."""
     target = _folder(name, root)
     try:
         for folder in (target, _backup(target)):
@@ -280,7 +280,7 @@ def _find(name: str, root: str | os.PathLike[str] | None) -> Path:
                 return folder
         foreign = target.exists()
     except OSError as error:
-        raise disk.os_error(error, f"find the data set {name!r}", target) from error
+        raise storage_error(error, target, f"find the data set {name!r} at") from error
     if foreign:
         raise StorageError(
             f"{target} exists but has no {META}: not a merpo data set. Plain Minari datasets are read with from_minari."

@@ -1,8 +1,8 @@
 """Configuration, checkpoints, run folders and logs: what a training run leaves on the disk."""
 
+from merpo.files import write_atomic
 from merpo.runs.checkpoint import load_checkpoint, read_meta, save_checkpoint
 from merpo.runs.config import config_hash, diff, from_json, to_json
-from merpo.runs.files import write_atomic
 from merpo.runs.folder import RunFolder, read_config, read_metrics, versions
 from merpo.runs.progress import Progress
 

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from merpo.errors import ConfigError, StorageError
+from merpo.files import storage_error, write_atomic
 from merpo.runs.config import config_hash, diff, to_json
-from merpo.runs.files import storage_error, write_atomic
 
 FORMAT = "merpo-checkpoint"
 FORMAT_VERSION = 1

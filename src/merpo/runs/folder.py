@@ -21,9 +21,9 @@ from typing import Any, Literal, TypeVar
 import jax
 
 from merpo.errors import ConfigError, StorageError
+from merpo.files import storage_error, write_atomic
 from merpo.runs.checkpoint import load_checkpoint, save_checkpoint
 from merpo.runs.config import config_hash, diff, from_json, to_json
-from merpo.runs.files import storage_error, write_atomic
 
 try:
     import fcntl

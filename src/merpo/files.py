@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all: temporary name in the same folder, flush to disk, then rename."""
+"""Writing a file whole or not at all (temporary name, flush, rename), and what the file system's errors mean."""
 
 from __future__ import annotations
 
@@ -25,16 +25,22 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files private; ours follow the user's umask
-        os.replace(temporary, target)
+        publish(temporary, target)
         temporary = None
-        sync_folder(target.parent)
     except OSError as error:
         raise storage_error(error, target, "write") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def publish(temporary: str | os.PathLike[str], target: Path) -> None:
+    """Give a finished temporary file or folder its final name, with the access that the user's umask allows."""
+    mode = 0o777 if os.path.isdir(temporary) else 0o666
+    os.chmod(temporary, mode & ~umask())  # mkstemp and mkdtemp make private ones
+    os.replace(temporary, target)
+    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -47,23 +53,25 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def umask() -> int:
+    """The process's umask; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def storage_error(error: OSError, path: str | os.PathLike[str], action: str) -> StorageError:
     """A `StorageError` that says what could not be done to `path`, why, and what to do about it."""
     advice = {
-        errno.ENOENT: "The file or its folder does not exist: check the path.",
-        errno.ENOTDIR: "A part of the path is a file, not a folder: check the path.",
+        errno.ENOENT: "The file or its folder does not exist: check the path, or restore it from a copy.",
+        errno.ENOTDIR: "A part of the path is a file, not a folder: choose another path.",
+        errno.EEXIST: "A part of the path is a file, not a folder: choose another path.",
         errno.EISDIR: "It is a folder, a file was expected: check the path.",
-        errno.EACCES: "You lack the permission: choose a folder you may write to, or change its mode.",
-        errno.EPERM: "You lack the permission: choose a folder you may write to, or change its mode.",
-        errno.EROFS: "The file system is read-only: choose another folder.",
+        errno.EACCES: "You lack the permission: choose a folder you may use (MERPO_DATA_DIR), or change its mode.",
+        errno.EPERM: "You lack the permission: choose a folder you may use (MERPO_DATA_DIR), or change its mode.",
+        errno.EROFS: "The file system is read-only: choose another folder (data: MERPO_DATA_DIR).",
         errno.ENOSPC: "The disk is full: free some space or choose another folder. Nothing was damaged.",
         errno.EDQUOT: "Your disk quota is used up: free some space. Nothing was damaged.",
         errno.EFBIG: "The file would pass the size limit of this process or disk. Nothing was damaged.",
     }.get(error.errno or 0, "Check the path and the disk.")
     return StorageError(f"Cannot {action} {str(path)!r}: {error.strerror or error}. {advice}")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
