@@ -138,7 +138,7 @@ def run(tmp_path_factory):
 
 def test_a_small_run_improves_on_random(run):
     folder, records, lines = run
-    random, expert = (np.asarray(r) for r in reference_returns(GOAL.name))
+    random, expert = (np.asarray(r) for r in reference_returns(GOAL))
     share = (np.asarray(records[-1]["returns"]) - random) / (expert - random)
     assert share.mean() > 0.75
     assert records[0]["mean_return"] < records[-1]["mean_return"]

@@ -58,10 +58,20 @@ class Shipped:
         return load_policy(self.folder / self.checkpoints[checkpoint]["file"])
 
 
+def has_weights(name: str) -> bool:
+    """Whether checkpoints ship with this family."""
+    return (WEIGHTS / get_family(name).name / "index.json").exists()
+
+
 @cache
 def shipped(name: str) -> Shipped:
     """The shipped checkpoints of a family. Raises StorageError if there are none."""
     folder = WEIGHTS / get_family(name).name
+    if not has_weights(name):
+        raise StorageError(
+            f"family={name!r} ships no behaviour policies, only quality='random' can be logged. Train them with merpo"
+            f" behaviour train {name} --out DIR --updates 600000, then choose with merpo behaviour select DIR."
+        )
     index = read_json(folder / "index.json")
     try:
         return Shipped(tuple(index["checkpoints"]), dict(index["qualities"]), folder)

@@ -8,8 +8,9 @@ import numpy as np
 
 from merpo.data.types import TaskData, TaskSet, Transitions
 from merpo.errors import ConfigError
-from merpo.tasks.behaviour import behaviour_act, expert_act, uniform_act
-from merpo.tasks.family import Family, Rollout
+from merpo.tasks.analytic import is_analytic
+from merpo.tasks.behaviour import behaviour_act, expert_act, has_weights, uniform_act
+from merpo.tasks.family import Act, Family, Rollout
 from merpo.tasks.names import check_quality, get_family
 
 REFERENCE_SEED = 20_240_229
@@ -42,7 +43,7 @@ def generate(
     if seed < 0:
         raise ConfigError(f"seed={seed!r}: expected a number that is not negative. Choose another.")
     shared = bool(set(family.train_ids) & set(family.test_ids))
-    random, expert = reference_returns(family.name)
+    random, expert = reference_returns(family)
     tasks = []
     for number, (split, count) in enumerate(counts.items()):
         ids = family.train_ids if split == "train" else family.test_ids
@@ -51,22 +52,26 @@ def generate(
         run = family.rollout(behaviour_act(family, quality, ids, count, split_seed), ids, count, split_seed)
         for row, task in enumerate(ids):
             name = f"task-{task:03d}-{split}" if shared else f"task-{task:03d}"
-            reference = {"random": random[task], "expert": expert[task]}
+            reference = {"random": random[task]} | ({} if expert is None else {"expert": expert[task]})
             tasks.append(_task(run, row, name, split, family.parameters(task), reference))
     return TaskSet(family.info(quality, seed), tuple(tasks))
 
 
 @cache
-def reference_returns(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean undiscounted returns per task of uniform actions and of the deterministic expert, 20 episodes."""
-    family = get_family(name)
+def reference_returns(family: Family) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+    """Mean undiscounted returns per task of uniform actions and of the deterministic expert, 20 episodes.
+
+    None for the expert where the family ships none.
+    """
     ids = tuple(range(family.num_tasks))
-    uniform = uniform_act(family, ids, REFERENCE_EPISODES, REFERENCE_SEED)
-    means = []
-    for act in (uniform, expert_act(family, ids)):
+
+    def mean(act: Act) -> tuple[float, ...]:
         returns = family.rollout(act, ids, REFERENCE_EPISODES, REFERENCE_SEED).returns
-        means.append(tuple(float(r) for r in returns.mean(axis=1)))
-    return means[0], means[1]
+        return tuple(float(r) for r in returns.mean(axis=1))
+
+    random = mean(uniform_act(family, ids, REFERENCE_EPISODES, REFERENCE_SEED))
+    known = is_analytic(family) or has_weights(family.name)
+    return random, mean(expert_act(family, ids)) if known else None
 
 
 def _task(
