@@ -62,6 +62,7 @@ class AntDirectionSimulator(AntSimulator):
     """Ants that run in a direction; extra numbers: the velocities along x and y, and the contact cost."""
 
     extra_names = ("x_velocity", "y_velocity", "contact_cost")
+    hidden = 2
 
     def __init__(self, tasks: Sequence[Parameters], physics: str = "modern", threads: int = 1):
         super().__init__("ant-fwd-back", physics, threads)
@@ -95,6 +96,7 @@ class AntGoalSimulator(AntSimulator):
     """Ants that go to a place; the extra number is the contact cost."""
 
     extra_names = ("contact_cost",)
+    hidden = 0
 
     def __init__(self, tasks: Sequence[Parameters], physics: str = "modern", threads: int = 1):
         super().__init__("ant-goal", physics, threads)

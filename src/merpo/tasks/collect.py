@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from functools import cache
 
 import numpy as np
@@ -11,7 +13,7 @@ from merpo.errors import ConfigError
 from merpo.tasks.analytic import is_analytic
 from merpo.tasks.behaviour import behaviour_act, expert_act, has_weights, uniform_act
 from merpo.tasks.family import Act, Family, Rollout
-from merpo.tasks.names import check_quality, get_family
+from merpo.tasks.names import check_quality, family_of, get_family
 
 REFERENCE_SEED = 20_240_229
 """Seed of the reference returns, so that they are the same in every data set of a family."""
@@ -72,6 +74,25 @@ def reference_returns(family: Family) -> tuple[tuple[float, ...], tuple[float, .
     random = mean(uniform_act(family, ids, REFERENCE_EPISODES, REFERENCE_SEED))
     known = is_analytic(family) or has_weights(family.name)
     return random, mean(expert_act(family, ids)) if known else None
+
+
+def env_specs(taskset: TaskSet) -> dict[str, str] | None:
+    """Per task of a generated set, the specification (JSON) of its environment, for `merpo.data.save`.
+
+    With it Minari's `recover_environment()` gives the very task that the data were collected in. None without
+    Gymnasium.
+    """
+    if importlib.util.find_spec("gymnasium") is None:
+        return None
+    import gymnasium
+
+    family = family_of(taskset.info)
+    base = json.loads(gymnasium.spec(family.env_id).to_json())
+    setting = {} if family.physics == "none" else {"physics": family.physics, "observation": family.observation}
+    return {
+        task.name: json.dumps({**base, "kwargs": {**base["kwargs"], **setting, **dict(task.parameters)}})
+        for task in taskset
+    }
 
 
 def _task(

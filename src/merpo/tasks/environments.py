@@ -13,16 +13,14 @@ qvel) of the others.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from merpo.data.types import TaskSet
 from merpo.errors import ConfigError
-from merpo.tasks.names import families, family_of, get_family
+from merpo.tasks.names import families, get_family
 
 Info = dict[str, Any]
 
@@ -84,20 +82,6 @@ class FamilyEnv(gym.Env[np.ndarray, np.ndarray]):
         self.state = after[0]
         info = self.simulator.info(0, self.state, extra[0])
         return self.simulator.observe(self.state), float(reward[0]), bool(terminated[0]), False, info
-
-
-def env_specs(taskset: TaskSet) -> dict[str, str]:
-    """Per task of a generated set, the specification (JSON) of its environment, for `merpo.data.save`.
-
-    With it Minari's `recover_environment()` gives the very task that the data were collected in.
-    """
-    family = family_of(taskset.info)
-    base = json.loads(gym.spec(family.env_id).to_json())
-    setting = {} if family.physics == "none" else {"physics": family.physics, "observation": family.observation}
-    return {
-        task.name: json.dumps({**base, "kwargs": {**base["kwargs"], **setting, **dict(task.parameters)}})
-        for task in taskset
-    }
 
 
 def register() -> None:

@@ -60,6 +60,17 @@ class Simulator(Protocol):
         """What an environment tells beside the observation; `extra` is that of the step, zeros at a reset."""
         ...
 
+    def reconstruct(
+        self, obs: Float[np.ndarray, "n obs"]
+    ) -> tuple[Float[np.ndarray, "n state"], Bool[np.ndarray, " n"]]:
+        """States with these observations, what is not observed being 0, and which of them are true to it."""
+        ...
+
+    @property
+    def velocity_columns(self) -> slice:
+        """The observation's velocities; positions and angles come before them."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rollout:

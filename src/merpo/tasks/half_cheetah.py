@@ -61,6 +61,13 @@ class CheetahSimulator(MujocoSimulator):
         """(qpos without the global x, qvel, with the legacy observation the torso's late position), float32."""
         return state[..., 1:].astype(np.float32)
 
+    def reconstruct(
+        self, obs: Float[np.ndarray, "n obs"]
+    ) -> tuple[Float[np.ndarray, "n state"], Bool[np.ndarray, " n"]]:
+        """(qpos, qvel) with x = 0; the torso's late position, which nothing depends on, is not taken over."""
+        state, sound = super().reconstruct(obs)
+        return np.concatenate([state, self._torso(state)], axis=1) if self._late else state, sound
+
     def physics(
         self,
         task_ids: Int[np.ndarray, " n"],
@@ -148,8 +155,9 @@ def with_observation(family: Family, observation: str) -> Family:
     """A cheetah family with the `standard` (17 numbers) or the `legacy` (20 numbers) observation."""
     if observation == "standard":
         return family
-    make = partial(family.make_simulator, observation=observation)
-    return replace(family, make_simulator=make, obs_dim=family.obs_dim + 3, observation=observation)
+    make = {HALF_CHEETAH_FWD_BACK.name: _make_direction, HALF_CHEETAH_VEL.name: _make_velocity}[family.name]
+    late = partial(make, observation=observation)
+    return replace(family, make_simulator=late, obs_dim=family.obs_dim + 3, observation=observation)
 
 
 def _direction_parameters(task: int) -> dict[str, float | list[float]]:

@@ -24,6 +24,10 @@ class MujocoSimulator(abc.ABC):
 
     extra_names: tuple[str, ...] = ("x_velocity",)
     """Names of the extra numbers of a step."""
+    hidden: int = 1
+    """How many leading numbers of the state (the global position) are not observed."""
+    velocity_limit: float = np.inf
+    """Observed velocities are clipped to it."""
 
     def __init__(self, models: Sequence[Any], frame_skip: int, threads: int = 1):
         import mujoco
@@ -67,6 +71,19 @@ class MujocoSimulator(abc.ABC):
         """The extra numbers by name."""
         del task, state
         return {name: float(value) for name, value in zip(self.extra_names, extra, strict=True)}
+
+    def reconstruct(
+        self, obs: Float[np.ndarray, "n obs"]
+    ) -> tuple[Float[np.ndarray, "n state"], Bool[np.ndarray, " n"]]:
+        """(qpos, qvel) with the global position at 0; rows with a clipped velocity are not true to their state."""
+        seen = obs[:, : self.nq + self.nv - self.hidden].astype(np.float64)
+        sound = np.isfinite(seen).all(axis=1) & np.all(np.abs(seen[:, -self.nv :]) < self.velocity_limit, axis=1)
+        return np.concatenate([np.zeros((len(seen), self.hidden)), seen], axis=1), sound
+
+    @property
+    def velocity_columns(self) -> slice:
+        """The observed qvel."""
+        return slice(self.nq - self.hidden, self.nq - self.hidden + self.nv)
 
     def physics(
         self,

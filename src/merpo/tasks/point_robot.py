@@ -105,6 +105,17 @@ class PointSimulator:
         del extra
         return {"distance": float(np.linalg.norm(state - self.goal[task]))}
 
+    def reconstruct(
+        self, obs: Float[np.ndarray, "n obs"]
+    ) -> tuple[Float[np.ndarray, "n state"], Bool[np.ndarray, " n"]]:
+        """The observation is the state."""
+        return obs.astype(np.float64), np.ones(len(obs), bool)
+
+    @property
+    def velocity_columns(self) -> slice:
+        """None."""
+        return slice(2, 2)
+
 
 def _distance(x: Float[Array, "*n 2"]) -> Float[Array, "*n"]:
     return jnp.sqrt(jnp.sum(x * x, axis=-1))

@@ -86,6 +86,8 @@ def altered(model: Any, factors: Parameters) -> Any:
 class RandomParamsSimulator(MujocoSimulator):
     """One model per task; the reward `v + 1 - 0.001 ||a||^2`, v the mean forward velocity of the step."""
 
+    velocity_limit = VELOCITY_LIMIT
+
     def __init__(self, nominal: Any, tasks: Sequence[Parameters], frame_skip: int, threads: int = 1):
         super().__init__([altered(nominal, task) for task in tasks], frame_skip, threads)
 
