@@ -111,7 +111,7 @@ def test_the_multipliers_are_the_field_s_draw():
     """Task after task: masses, inertias, damping, friction; 1.5^u but 1.3^u for damping."""
     for family, module, count in ((WALKER, walker, 8 + 24 + 9 + 24), (HOPPER, hopper, 5 + 15 + 6 + 15)):
         flat = np.random.RandomState(1337).random_sample(25 * count).reshape(25, count) * 6.0 - 3.0
-        np.testing.assert_allclose(family.task_vectors, flat / 3.0, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(family.task_vectors, flat / 10.0, rtol=0, atol=1e-14)
         assert draw_exponents(module.SHAPES, 25) == stored_exponents(family.name)
         last = family.parameters(24)
         assert list(last) == ["body_mass", "body_inertia", "dof_damping", "geom_friction"]

@@ -26,6 +26,7 @@ from merpo.tasks.physics import MujocoSimulator
 
 DRAW_SEED = 1337
 LIMIT = 3.0
+VECTOR_UNIT = 10.0
 BASES = {"body_mass": 1.5, "body_inertia": 1.5, "dof_damping": 1.3, "geom_friction": 1.5}
 """Arrays that are multiplied, in the order of their draws, by `base ** u`."""
 VELOCITY_LIMIT = 10.0
@@ -60,8 +61,11 @@ def multipliers(exponents: Exponents) -> dict[str, float | list[float]]:
 
 
 def task_vectors(exponents: Sequence[Exponents]) -> Float[np.ndarray, "task k"]:
-    """What a privileged policy sees of every task: all exponents divided by their limit, in [-1, 1]."""
-    return np.asarray([np.concatenate([row[name] for name in BASES]) for row in exponents]) / LIMIT
+    """What a privileged policy sees of every task: all exponents divided by ten, in [-0.3, 0.3].
+
+    They are many, and small beside the observation, so that the agent first learns what all bodies have in common.
+    """
+    return np.asarray([np.concatenate([row[name] for name in BASES]) for row in exponents]) / VECTOR_UNIT
 
 
 def altered(model: Any, factors: Parameters) -> Any:

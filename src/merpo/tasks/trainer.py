@@ -29,6 +29,11 @@ from merpo.tasks.policies import (
     write_json,
 )
 
+SETTINGS = {
+    "walker-2d-params": sac.SACConfig(gamma=0.98, n_step=3, envs=100, slots=6000),
+}
+"""Families that are trained with other settings than the default."""
+
 Progress = Callable[[dict[str, Any]], None]
 
 EVAL_EPISODES = 8
@@ -125,7 +130,7 @@ def train_behaviour(
 
     Returns the records of the checkpoints written. Raises ConfigError for settings outside their range.
     """
-    config = config or sac.SACConfig()
+    config = config or SETTINGS.get(family.name, sac.SACConfig())
     if updates < 1 or every < 1:
         raise ConfigError(f"updates={updates!r}, every={every!r}: expected positive numbers. Raise them.")
     folder = Path(out)
