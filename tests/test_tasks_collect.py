@@ -45,7 +45,17 @@ def test_the_same_bytes_in_another_process():
     assert digest(generate("point-robot-goal", "mixed", 9, 6, 3)) != here[0]
 
 
-@pytest.mark.parametrize("name", ["point-robot-wind", "point-robot-goal", "half-cheetah-fwd-back"])
+NAMES = [
+    "point-robot-wind",
+    "point-robot-wind-unscaled",
+    "point-robot-goal",
+    "sparse-point-robot",
+    "half-cheetah-fwd-back",
+    "walker-2d-params",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_task_set_is_complete(name):
     family = get_family(name)
     data = generate(family, "medium", episodes=2, seed=3, test_episodes=1)
@@ -56,15 +66,22 @@ def test_a_task_set_is_complete(name):
     assert len({t.name for t in data}) == len(data)
     for task in data:
         episodes = 2 if task.split == "train" else 1
-        n = episodes * family.horizon
+        n = int(task.episode_start[-1])
+        assert task.episodes == episodes
         x = task.transitions
         assert x.obs.shape == x.next_obs.shape == (n, family.obs_dim)
         assert x.action.shape == (n, family.act_dim)
         assert x.obs.dtype == x.action.dtype == x.reward.dtype == np.float32
         assert x.terminated.dtype == x.truncated.dtype == bool
-        assert not x.terminated.any()
-        np.testing.assert_array_equal(np.flatnonzero(x.truncated) + 1, task.episode_start[1:])
-        np.testing.assert_array_equal(task.episode_start, np.arange(episodes + 1) * family.horizon)
+        # every episode ends once: by the task, or by the time limit
+        np.testing.assert_array_equal(np.flatnonzero(x.truncated | x.terminated) + 1, task.episode_start[1:])
+        lengths = np.diff(task.episode_start)
+        np.testing.assert_array_equal(x.truncated[task.episode_start[1:] - 1], lengths == family.horizon)
+        if not family.healthy:
+            np.testing.assert_array_equal(lengths, family.horizon)
+        for bound in family.healthy:
+            inside = (x.next_obs[:, bound.index] > bound.low) & (x.next_obs[:, bound.index] < bound.high)
+            assert inside[~x.terminated].all()
         assert np.abs(x.action).max() <= 1.0
         assert set(task.reference) == {"random", "expert"}
         assert task.reference["expert"] > task.reference["random"]
@@ -87,7 +104,7 @@ def score(data):
     return (mean - low) / (high - low)
 
 
-@pytest.mark.parametrize("name", ["point-robot-wind", "point-robot-goal", "half-cheetah-fwd-back"])
+@pytest.mark.parametrize("name", NAMES)
 def test_qualities_are_what_they_say(name):
     bands = {"random": (-0.06, 0.06), "medium": (0.3, 0.62), "mixed": (0.35, 0.75), "expert": (0.9, 1.02)}
     for quality, (low, high) in bands.items():

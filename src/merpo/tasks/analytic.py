@@ -8,9 +8,10 @@
 - *gain*: an episode's speed is U(skill, 1) of the expert's;
 - *noise*: 0.1 + 0.4 (1 - skill) standard deviation on every action.
 
-Sparse-Point-Robot has an eighth of bias and spread, else its `medium` would hardly ever come near a goal. With unscaled
-actions the noise is what the expert loses: its floor there is set so that the logged expert has the return of
-the field's published logs, -2.31 (the noiseless expert's is -0.01).
+Sparse-Point-Robot has an eighth of bias and spread, else its `medium` would hardly ever come near a goal, and with
+unscaled actions, where a random walk goes far, both are doubled: so `medium` is half-way in every family. With
+unscaled actions the noise is what the expert loses: its floor there is set so that the logged expert has the
+return of the field's published logs, -2.31 (the noiseless expert's is -0.01).
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import numpy as np
 from jaxtyping import Float
 
 from merpo.tasks.family import Act, Family
-from merpo.tasks.point_robot import DRAW_SEED, PointSimulator, servo
+from merpo.tasks.point_robot import DRAW_SEED, STEP, PointSimulator, servo
 
 BIAS, SPREAD, NOISE, NOISE_FLOOR = 0.6, 0.8, 0.4, 0.1
 SPARSE_SHARE = 0.12
 """Factor on bias and spread in Sparse-Point-Robot."""
+UNSCALED_SHARE = 2.0
+"""Factor on bias and spread with unscaled actions."""
 UNSCALED_NOISE_FLOOR = 0.092
 """Noise of the expert with unscaled actions."""
 MEDIUM_SKILL = 0.5
@@ -72,8 +75,9 @@ def bias_direction(task: int) -> Float[np.ndarray, " 2"]:
 def degraded_act(family: Family, task_ids: Sequence[int], episodes: int, seed: int, skills: Sequence[float]) -> Act:
     """Stochastic behaviour: episode e has skill `skills[e % len(skills)]`; draws keyed by (seed, task, e)."""
     simulator, goal, wind = _rows(family, task_ids)
-    share = SPARSE_SHARE if simulator.sparse else 1.0
-    floor = UNSCALED_NOISE_FLOOR if simulator.step_size == 1.0 else NOISE_FLOOR
+    unscaled = simulator.step_size != STEP
+    share = SPARSE_SHARE if simulator.sparse else UNSCALED_SHARE if unscaled else 1.0
+    floor = UNSCALED_NOISE_FLOOR if unscaled else NOISE_FLOOR
     skill = np.asarray([skills[e % len(skills)] for e in range(episodes)])
     shape = (len(task_ids), episodes)
     error, gain = np.zeros((*shape, 2)), np.zeros((*shape, 1))

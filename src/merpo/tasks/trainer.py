@@ -31,6 +31,8 @@ from merpo.tasks.policies import (
 
 SETTINGS = {
     "walker-2d-params": sac.SACConfig(gamma=0.98, n_step=3, envs=100, slots=6000),
+    "hopper-params": sac.SACConfig(gamma=0.98, n_step=3, envs=100, slots=6000),
+    "ant-fwd-back": sac.SACConfig(gamma=0.98, n_step=3),
 }
 """Families that are trained with other settings than the default."""
 
