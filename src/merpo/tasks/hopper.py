@@ -31,6 +31,8 @@ FRAME_SKIP = 4
 HEIGHT = 0.7
 ANGLE = 0.2
 RANGE = 100.0
+CEILING = 1e6
+"""In place of no upper bound on z: JSON has no infinity."""
 SHAPES = {"body_mass": (5, 1), "body_inertia": (5, 3), "dof_damping": (6, 1), "geom_friction": (5, 3)}
 """The arrays' shapes in the field's draw (the world and the floor have rows of their own)."""
 EXPONENTS = stored_exponents(NAME)
@@ -71,6 +73,6 @@ HOPPER_PARAMS = Family(
     extra_dim=1,
     obs_scale=(1.0, 0.1, *(0.5,) * 3, 1.5, 1.0, 1.0, *(4.0,) * 3),
     reward_scale=0.1,
-    healthy=(Bounds(0, HEIGHT, float("inf")), Bounds(1, -ANGLE, ANGLE)),
+    healthy=(Bounds(0, HEIGHT, CEILING), Bounds(1, -ANGLE, ANGLE)),
 )
 """The family, version 1."""
