@@ -12,8 +12,15 @@ from __future__ import annotations
 import importlib.util
 
 from merpo.tasks.analytic import greedy_act
-from merpo.tasks.behaviour import behaviour_act, expert_act, select_checkpoints, shipped, train_behaviour
-from merpo.tasks.collect import env_specs, generate, reference_returns
+from merpo.tasks.behaviour import (
+    behaviour_act,
+    expert_act,
+    reference_returns,
+    select_checkpoints,
+    shipped,
+    train_behaviour,
+)
+from merpo.tasks.collect import env_specs, generate
 from merpo.tasks.family import QUALITIES, Act, Family, JaxPolicy, Rollout, Simulator
 from merpo.tasks.names import families, family_of, get_family
 from merpo.tasks.replay import replay

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from functools import cache
 
 import numpy as np
 
 from merpo.data.types import TaskData, TaskSet, Transitions
 from merpo.errors import ConfigError
-from merpo.tasks.analytic import is_analytic
-from merpo.tasks.behaviour import behaviour_act, expert_act, has_weights, uniform_act
-from merpo.tasks.family import Act, Family, Rollout
+from merpo.tasks.behaviour import behaviour_act, reference_returns
+from merpo.tasks.family import Family, Rollout
 from merpo.tasks.names import check_quality, family_of, get_family
-
-REFERENCE_SEED = 20_240_229
-"""Seed of the reference returns, so that they are the same in every data set of a family."""
-REFERENCE_EPISODES = 20
-"""Episodes per task behind a reference return, in MuJoCo families of many tasks fewer (500 in all, 5 at least)."""
 
 
 def generate(
@@ -57,26 +50,6 @@ def generate(
             reference = {"random": random[task]} | ({} if expert is None else {"expert": expert[task]})
             tasks.append(_task(run, row, name, split, family.parameters(task), reference))
     return TaskSet(family.info(quality, seed), tuple(tasks))
-
-
-@cache
-def reference_returns(family: Family) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
-    """Mean undiscounted returns per task of uniform actions and of the deterministic expert.
-
-    None for the expert where the family ships none.
-    """
-    ids = tuple(range(family.num_tasks))
-    episodes = REFERENCE_EPISODES
-    if not is_analytic(family):
-        episodes = min(REFERENCE_EPISODES, max(5, 500 // len(ids)))
-
-    def mean(act: Act) -> tuple[float, ...]:
-        returns = family.rollout(act, ids, episodes, REFERENCE_SEED).returns
-        return tuple(float(r) for r in returns.mean(axis=1))
-
-    random = mean(uniform_act(family, ids, episodes, REFERENCE_SEED))
-    known = is_analytic(family) or has_weights(family.name)
-    return random, mean(expert_act(family, ids)) if known else None
 
 
 def env_specs(taskset: TaskSet) -> dict[str, str] | None:
