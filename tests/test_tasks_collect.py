@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from merpo.errors import ConfigError, StorageError, UnknownNameError
-from merpo.tasks import behaviour_act, generate, get_family, shipped
-from merpo.tasks.behaviour import Shipped
+from merpo.tasks import behaviour_act, families, generate, get_family, shipped
+from merpo.tasks.behaviour import Shipped, has_weights
 from merpo.tasks.policies import load_policy
 
 FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
@@ -45,7 +45,17 @@ def test_the_same_bytes_in_another_process():
     assert digest(generate("point-robot-goal", "mixed", 9, 6, 3)) != here[0]
 
 
-@pytest.mark.parametrize("name", ["point-robot-wind", "point-robot-goal", "half-cheetah-fwd-back"])
+NAMES = [
+    "point-robot-wind",
+    "point-robot-wind-unscaled",
+    "point-robot-goal",
+    "sparse-point-robot",
+    "half-cheetah-fwd-back",
+    "walker-2d-params",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_task_set_is_complete(name):
     family = get_family(name)
     data = generate(family, "medium", episodes=2, seed=3, test_episodes=1)
@@ -56,15 +66,22 @@ def test_a_task_set_is_complete(name):
     assert len({t.name for t in data}) == len(data)
     for task in data:
         episodes = 2 if task.split == "train" else 1
-        n = episodes * family.horizon
+        n = int(task.episode_start[-1])
+        assert task.episodes == episodes
         x = task.transitions
         assert x.obs.shape == x.next_obs.shape == (n, family.obs_dim)
         assert x.action.shape == (n, family.act_dim)
         assert x.obs.dtype == x.action.dtype == x.reward.dtype == np.float32
         assert x.terminated.dtype == x.truncated.dtype == bool
-        assert not x.terminated.any()
-        np.testing.assert_array_equal(np.flatnonzero(x.truncated) + 1, task.episode_start[1:])
-        np.testing.assert_array_equal(task.episode_start, np.arange(episodes + 1) * family.horizon)
+        # every episode ends once: by the task, or by the time limit
+        np.testing.assert_array_equal(np.flatnonzero(x.truncated | x.terminated) + 1, task.episode_start[1:])
+        lengths = np.diff(task.episode_start)
+        np.testing.assert_array_equal(x.truncated[task.episode_start[1:] - 1], lengths == family.horizon)
+        if not family.healthy:
+            np.testing.assert_array_equal(lengths, family.horizon)
+        for bound in family.healthy:
+            inside = (x.next_obs[:, bound.index] > bound.low) & (x.next_obs[:, bound.index] < bound.high)
+            assert inside[~x.terminated].all()
         assert np.abs(x.action).max() <= 1.0
         assert set(task.reference) == {"random", "expert"}
         assert task.reference["expert"] > task.reference["random"]
@@ -87,11 +104,11 @@ def score(data):
     return (mean - low) / (high - low)
 
 
-@pytest.mark.parametrize("name", ["point-robot-wind", "point-robot-goal", "half-cheetah-fwd-back"])
+@pytest.mark.parametrize("name", NAMES)
 def test_qualities_are_what_they_say(name):
     bands = {"random": (-0.06, 0.06), "medium": (0.3, 0.62), "mixed": (0.35, 0.75), "expert": (0.9, 1.02)}
     for quality, (low, high) in bands.items():
-        data = generate(name, quality, episodes=8, seed=1)
+        data = generate(name, quality, episodes=2 if name == "walker-2d-params" else 8, seed=1)
         assert low < score(data).mean() < high, quality
         if quality in ("medium", "mixed"):  # stochastic, with episodes that differ
             assert min(t.returns().std() for t in data) > 1e-2
@@ -124,20 +141,32 @@ def test_mixed_deals_levels_in_turn():
         assert returns[-1] > returns[count // 2] > returns[0]
 
 
-def test_shipped_checkpoints_are_whole():
-    kept = shipped("half-cheetah-fwd-back")
+@pytest.mark.parametrize("name", [n for n in families() if has_weights(n)])
+def test_shipped_checkpoints_are_whole(name):
+    kept, tasks = shipped(name), get_family(name).num_tasks
     assert isinstance(kept, Shipped)
     files = [c["file"] for c in kept.checkpoints]
     assert sorted(files) == sorted(p.name for p in kept.folder.glob("*.safetensors"))
     updates = [c["updates"] for c in kept.checkpoints]
     assert updates == sorted(updates)
-    assert [len(row) for row in kept.qualities["mixed"]] == [8, 8]
+    assert [len(row) for row in kept.qualities["mixed"]] == [8] * tasks
     assert sum(p.stat().st_size for p in kept.folder.iterdir()) < 3e6
     expert = kept.checkpoints[-1]
-    assert kept.qualities["expert"] == [[len(files) - 1]] * 2
+    assert kept.qualities["expert"] == [[len(files) - 1]] * tasks
     assert expert["mean_return"] == max(c["mean_return"] for c in kept.checkpoints)
-    for task, (row,) in enumerate(kept.qualities["medium"]):
-        assert 0.35 < kept.checkpoints[row]["returns"][task] / expert["returns"][task] < 0.55
+    share = [
+        kept.checkpoints[row]["returns"][t] / expert["returns"][t] for t, (row,) in enumerate(kept.qualities["medium"])
+    ]
+    assert 0.35 < np.mean(share) < 0.55
+    if tasks == 2:
+        assert 0.35 < min(share) < max(share) < 0.55
+    else:  # stored, on other starts than the ones that chose the checkpoints
+        assert np.mean(kept.reference["expert"]) == pytest.approx(expert["mean_return"], rel=0.1)
+
+
+def test_all_weights_are_small():
+    folder = shipped("walker-2d-params").folder.parent
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 1e7
 
 
 def test_unknown_quality_and_bad_counts():

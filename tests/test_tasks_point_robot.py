@@ -9,13 +9,15 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from merpo.errors import ConfigError, UnknownNameError
-from merpo.tasks import JaxPolicy, families, get_family
+from merpo.tasks import JaxPolicy, families, generate, get_family
 from merpo.tasks.analytic import bias_direction, greedy_act
 from merpo.tasks.behaviour import uniform_act
 from merpo.tasks.point_robot import GOALS, WINDS, draw_winds
 
 WIND, GOAL = get_family("point-robot-wind"), get_family("point-robot-goal")
+UNSCALED, SPARSE = get_family("point-robot-wind-unscaled"), get_family("sparse-point-robot")
 BOTH = pytest.mark.parametrize("family", [WIND, GOAL], ids=lambda f: f.name)
+EACH = pytest.mark.parametrize("family", [WIND, UNSCALED, GOAL, SPARSE], ids=lambda f: f.name)
 
 
 def test_the_winds_are_the_field_s_draw():
@@ -77,6 +79,25 @@ def test_one_step_by_hand():
     assert run.reward[0, 0, 1] == pytest.approx(-np.hypot(0.1 - gx, 0.2 - gy), abs=1e-6)
 
 
+def test_one_step_of_the_variants_by_hand():
+    wx, wy = WINDS[0]
+    run = UNSCALED.rollout(lambda obs, t: np.full((1, 1, 2), (0.5, -0.2)), (0,), 1)
+    np.testing.assert_allclose(run.next_obs[0, 0, 0], [0.5 + wx, -0.2 + wy], atol=1e-7)
+    assert run.reward[0, 0, 0] == pytest.approx(-np.hypot(0.5 + wx - 1, -0.2 + wy), abs=1e-6)
+    goal = GOALS[7]
+    edge = [0.0, 0.05, 0.19, 0.21, 1.0]  # distances from the goal after the step
+    state = goal - np.stack([np.asarray(edge), np.zeros(5)], axis=1)
+    _, reward, ended, _ = SPARSE.simulator.step(np.full(5, 7), state, np.zeros((5, 2)))
+    np.testing.assert_allclose(reward, [1.0, 0.75, 0.05, 0.0, 0.0], atol=1e-12)
+    assert not ended.any()
+    np.testing.assert_array_equal(SPARSE.task_vectors, GOAL.task_vectors)
+
+
+def test_the_unscaled_expert_s_logs_have_the_published_return():
+    logs = generate(UNSCALED, "expert", episodes=50)
+    assert np.mean([t.returns().mean() for t in logs]) == pytest.approx(-2.31, abs=0.05)
+
+
 @BOTH
 def test_rollout_shapes_and_time_limit(family):
     ids = family.test_ids[:3]
@@ -95,7 +116,7 @@ def _steer(params, obs, step):
     return jnp.tanh(params[:, None] - obs)
 
 
-@BOTH
+@EACH
 def test_the_compiled_rollout_equals_the_loop(family):
     ids = (0, 5, family.num_tasks - 1)
     params = jnp.asarray([[3.0, 1.0], [-1.0, 2.0], [0.3, 0.2]], jnp.float32)
@@ -107,7 +128,7 @@ def test_the_compiled_rollout_equals_the_loop(family):
         np.testing.assert_array_equal(getattr(fast, name), getattr(slow, name))
 
 
-@BOTH
+@EACH
 def test_the_environment_equals_the_batched_rollout(family):
     task = family.test_ids[1]
     run = family.rollout(uniform_act(family, (task,), 1, 2), (task,), 1)
@@ -120,10 +141,13 @@ def test_the_environment_equals_the_batched_rollout(family):
         assert np.float32(reward) == run.reward[0, 0, t]
         assert (terminated, truncated) == (False, t == 19)
         assert set(info) == keys == {"distance"}
-        assert reward == pytest.approx(-info["distance"])
+        if family is SPARSE:
+            assert reward == pytest.approx(max(0.0, (0.2 - info["distance"]) / 0.2))
+        else:
+            assert reward == pytest.approx(-info["distance"])
 
 
-@BOTH
+@EACH
 def test_gymnasium_accepts_the_environment(family):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an unbounded observation space is meant
@@ -160,7 +184,11 @@ def test_rollout_arguments_are_checked():
 def test_unknown_family_names_the_nearest():
     with pytest.raises(UnknownNameError, match=r"point-robot-wind, .*Did you mean 'point-robot-goal'"):
         get_family("point-robot-gaol")
-    assert families() == ("point-robot-wind", "point-robot-goal", "half-cheetah-fwd-back")
+    assert set(families()) == {
+        "point-robot-wind", "point-robot-wind-unscaled", "point-robot-goal", "sparse-point-robot",
+        "half-cheetah-fwd-back", "half-cheetah-vel", "walker-2d-params", "hopper-params",
+        "ant-fwd-back", "ant-dir", "ant-goal",
+    }  # fmt: skip
 
 
 def test_the_behaviour_s_bias_is_the_task_s_own():

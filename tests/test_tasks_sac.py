@@ -12,8 +12,7 @@ import pytest
 
 from merpo.errors import ConfigError, StorageError
 from merpo.tasks import SACConfig, get_family, sac, select_checkpoints, train_behaviour
-from merpo.tasks.behaviour import spread
-from merpo.tasks.collect import reference_returns
+from merpo.tasks.behaviour import reference_returns, spread
 from merpo.tasks.policies import load_policy
 
 GOAL = get_family("point-robot-goal")
@@ -138,7 +137,7 @@ def run(tmp_path_factory):
 
 def test_a_small_run_improves_on_random(run):
     folder, records, lines = run
-    random, expert = (np.asarray(r) for r in reference_returns(GOAL.name))
+    random, expert = (np.asarray(r) for r in reference_returns(GOAL))
     share = (np.asarray(records[-1]["returns"]) - random) / (expert - random)
     assert share.mean() > 0.75
     assert records[0]["mean_return"] < records[-1]["mean_return"]
@@ -183,6 +182,10 @@ def test_selection_writes_weights_and_index(run, tmp_path):
     chosen = select_checkpoints(folder, tmp_path)
     index = json.loads((tmp_path / "index.json").read_text())
     assert index["qualities"] == chosen
+    assert index["reference"]["random"] == list(reference_returns(GOAL)[0])
+    np.testing.assert_allclose(
+        index["reference"]["expert"], max(records, key=lambda r: r["mean_return"])["returns"], rtol=1e-5
+    )
     assert {p.name for p in tmp_path.glob("*.safetensors")} == {c["file"] for c in index["checkpoints"]}
     best = max(records, key=lambda r: r["mean_return"])
     expert = index["checkpoints"][chosen["expert"][3][0]]

@@ -95,18 +95,29 @@ def _select(options: SelectBehaviour) -> None:
         say(f"{quality}: checkpoints by task {chosen}")
 
 
+def summary(returns: list[float]) -> str:
+    """Returns by task; mean, lowest and highest where there are many tasks."""
+    if len(returns) <= 4:
+        return "  ".join(f"{r:8.1f}" for r in returns)
+    return f"mean {sum(returns) / len(returns):8.1f}  lowest {min(returns):8.1f}  highest {max(returns):8.1f}"
+
+
 def _list() -> None:
     from merpo.tasks import families, get_family, shipped
     from merpo.tasks.analytic import is_analytic
+    from merpo.tasks.behaviour import has_weights
 
     for name in families():
         family = get_family(name)
         if is_analytic(family):
             say(f"{name}: analytic behaviour policies, nothing shipped")
             continue
+        if not has_weights(name):
+            say(f"{name}: nothing shipped, only random data")
+            continue
         kept = shipped(name)
-        say(f"{name}: {len(kept.checkpoints)} checkpoints, deterministic returns by task")
+        say(f"{name}: {len(kept.checkpoints)} checkpoints, deterministic returns of {family.num_tasks} tasks")
         for i, checkpoint in enumerate(kept.checkpoints):
             used = [q for q, rows in kept.qualities.items() if any(i in row for row in rows)]
-            returns = "  ".join(f"{r:8.1f}" for r in checkpoint["returns"])
+            returns = summary(checkpoint["returns"])
             say(f"  {i:>2}  {checkpoint['updates']:>9} updates  {returns}  {', '.join(used)}")

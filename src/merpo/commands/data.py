@@ -1,4 +1,4 @@
-"""`merpo data list | info | check | generate | import | export`: what is stored, and how it comes and goes."""
+"""`merpo data list | info | check | generate | replay | import | export`: what is stored, and how it comes and goes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from merpo.commands.exchange import HOME, Export, Import, run_export, run_import
+from merpo.commands.replay import Replay, run_replay
 from merpo.commands.session import say
 from merpo.errors import DataError
 
@@ -51,8 +52,13 @@ class Generate:
     """Episodes per task."""
     seed: int = 0
     """Seed of the collection."""
+    physics: str | None = None
+    """modern (default) or legacy, as before MuJoCo 2.1.2."""
+    observation: str = "standard"
+    """standard, or legacy (20 numbers) for the cheetahs."""
     name: str | None = None
-    """Name to store it by; default FAMILY/QUALITY-eEPISODES-sSEED, which `merpo train FAMILY/QUALITY` finds."""
+    """Name to store it by; default FAMILY/QUALITY-eEPISODES-sSEED, which `merpo train FAMILY/QUALITY` finds.
+    Legacy settings are added to it."""
     overwrite: bool = False
     """Replace a stored data set of that name."""
 
@@ -64,12 +70,13 @@ DataCommand = (
     | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Replay, tyro.conf.subcommand("replay")]
 )
 
 
 @dataclass(frozen=True)
 class Data:
-    """List, describe, check, generate, import and export data sets."""
+    """List, describe, check, generate, replay, import and export data sets."""
 
     command: tyro.conf.OmitSubcommandPrefixes[DataCommand]
 
@@ -87,6 +94,8 @@ def run_data(options: Data) -> None:
         run_import(command)
     elif isinstance(command, Export):
         run_export(command, stored_name(command.name))
+    elif isinstance(command, Replay):
+        run_replay(command, stored_name(command.name))
     else:
         _generate(command)
 
@@ -139,12 +148,14 @@ def _check(options: Check) -> None:
 
 def _generate(options: Generate) -> None:
     from merpo import data
-    from merpo.tasks import generate
+    from merpo.tasks import env_specs, generate, get_family
 
     begin = time.perf_counter()
-    made = generate(options.family, options.quality, options.episodes, options.seed)
-    name = options.name or f"{options.family}/{options.quality}-e{options.episodes}-s{options.seed}"
-    folder = data.save(made, name, overwrite=options.overwrite)
+    family = get_family(options.family, options.physics, options.observation)
+    made = generate(family, options.quality, options.episodes, options.seed)
+    legacy = ("-legacy" if family.physics == "legacy" else "") + ("-obs20" if family.observation == "legacy" else "")
+    name = options.name or f"{options.family}/{options.quality}{legacy}-e{options.episodes}-s{options.seed}"
+    folder = data.save(made, name, overwrite=options.overwrite, env_spec=env_specs(made))
     steps = sum(len(t) for t in made)
     say(
         f"{name}: {len(made.train)} training and {len(made.test)} test tasks, {steps} steps,"

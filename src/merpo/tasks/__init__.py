@@ -12,10 +12,18 @@ from __future__ import annotations
 import importlib.util
 
 from merpo.tasks.analytic import greedy_act
-from merpo.tasks.behaviour import behaviour_act, expert_act, select_checkpoints, shipped, train_behaviour
-from merpo.tasks.collect import generate, reference_returns
+from merpo.tasks.behaviour import (
+    behaviour_act,
+    expert_act,
+    reference_returns,
+    select_checkpoints,
+    shipped,
+    train_behaviour,
+)
+from merpo.tasks.collect import env_specs, generate
 from merpo.tasks.family import QUALITIES, Act, Family, JaxPolicy, Rollout, Simulator
-from merpo.tasks.names import families, get_family
+from merpo.tasks.names import families, family_of, get_family
+from merpo.tasks.replay import replay
 from merpo.tasks.sac import SACConfig
 
 if importlib.util.find_spec("gymnasium") is not None:
@@ -32,12 +40,15 @@ __all__ = [
     "SACConfig",
     "Simulator",
     "behaviour_act",
+    "env_specs",
     "expert_act",
     "families",
+    "family_of",
     "generate",
     "get_family",
     "greedy_act",
     "reference_returns",
+    "replay",
     "select_checkpoints",
     "shipped",
     "train_behaviour",

@@ -40,6 +40,10 @@ MIXED_COUNT = 8
 """Number of successive checkpoints in the `mixed` quality."""
 POOL_COUNT = 16
 """Number of checkpoints that ship at most."""
+REFERENCE_SEED = 20_240_229
+"""Seed of the reference returns, so that they are the same in every data set of a family."""
+REFERENCE_EPISODES = 20
+"""Episodes per task behind a reference return, in MuJoCo families of many tasks fewer (500 in all, 5 at least)."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +56,31 @@ class Shipped:
     """Per quality (`medium`, `expert`, `mixed`) and task: the checkpoints it uses, `mixed` from poor to expert."""
     folder: Path
     """Where the files are."""
+    reference: dict[str, list[float]] | None = None
+    """Mean returns per task of uniform actions (`random`) and of the deterministic `expert`, where stored."""
 
     def policy(self, checkpoint: int) -> Policy:
         """The policy of one checkpoint."""
         return load_policy(self.folder / self.checkpoints[checkpoint]["file"])
 
 
+def has_weights(name: str) -> bool:
+    """Whether checkpoints ship with this family."""
+    return (WEIGHTS / get_family(name).name / "index.json").exists()
+
+
 @cache
 def shipped(name: str) -> Shipped:
     """The shipped checkpoints of a family. Raises StorageError if there are none."""
     folder = WEIGHTS / get_family(name).name
+    if not has_weights(name):
+        raise StorageError(
+            f"family={name!r} ships no behaviour policies, only quality='random' can be logged. Train them with merpo"
+            f" behaviour train {name} --out DIR --updates 600000, then choose with merpo behaviour select DIR."
+        )
     index = read_json(folder / "index.json")
     try:
-        return Shipped(tuple(index["checkpoints"]), dict(index["qualities"]), folder)
+        return Shipped(tuple(index["checkpoints"]), dict(index["qualities"]), folder, index.get("reference"))
     except (KeyError, TypeError) as error:
         raise StorageError(
             f"path={str(folder / 'index.json')!r}: expected the keys 'checkpoints' and 'qualities' ({error})."
@@ -112,6 +128,31 @@ def uniform_act(family: Family, task_ids: Sequence[int], episodes: int, seed: in
     return act
 
 
+@cache
+def reference_returns(family: Family) -> tuple[tuple[float, ...], tuple[float, ...] | None]:
+    """Mean undiscounted returns per task of uniform actions and of the deterministic expert.
+
+    As stored with the family's weights, which were selected in modern physics; else simulated here. None for the
+    expert where the family ships none.
+    """
+    known = is_analytic(family) or has_weights(family.name)
+    stored = shipped(family.name).reference if known and not is_analytic(family) else None
+    if stored is not None and family is get_family(family.name):
+        return tuple(stored["random"]), tuple(stored["expert"])
+    expert = expert_act(family, range(family.num_tasks)) if known else None
+    return _reference(family, None), None if expert is None else _reference(family, expert)
+
+
+def _reference(family: Family, act: Act | None) -> tuple[float, ...]:
+    """Mean returns per task of a policy, or of uniform actions."""
+    ids, episodes = tuple(range(family.num_tasks)), REFERENCE_EPISODES
+    if not is_analytic(family):
+        episodes = min(REFERENCE_EPISODES, max(5, 500 // len(ids)))
+    act = uniform_act(family, ids, episodes, REFERENCE_SEED) if act is None else act
+    returns = family.rollout(act, ids, episodes, REFERENCE_SEED).returns
+    return tuple(float(r) for r in returns.mean(axis=1))
+
+
 def _shipped_act(family: Family, quality: str, task_ids: Sequence[int], episodes: int, seed: int) -> Act:
     """Sampled actions of the shipped checkpoints; episode e of a task follows the quality's e-th, in turn."""
     kept = shipped(family.name)
@@ -131,9 +172,9 @@ def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> d
 
     A pool of 16 checkpoints is taken first: the one with the best mean deterministic return, and those before
     it whose mean returns come nearest to evenly spaced shares of the best, 5 % to 100 %. From the pool:
-    `expert` is the best for all tasks; `medium` is, task by task, the one nearest to 45 % of the expert's
-    return on that task; `mixed` is, task by task, 8 checkpoints in order of training nearest to evenly spaced
-    shares of that return.
+    `expert` is the best for all tasks (its returns on fresh starts are stored as references); `medium` is, task
+    by task, the one nearest to 45 % of the expert's return on that task; `mixed` is, task by task, 8 checkpoints
+    in order of training nearest to evenly spaced shares of that return.
 
     `dest` defaults to the folder of the weights shipped with the run's family; the files of an earlier
     selection are removed from it. Returns the index's `qualities`. Raises StorageError if the run holds no
@@ -180,6 +221,10 @@ def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> d
         "config": best["config"],
         "checkpoints": [{k: r[k] for k in kept} for r in pool],
         "qualities": qualities,
+        "reference": {
+            "random": _reference(family, None),
+            "expert": _reference(family, mode_act(family, load_policy(folder / best["file"]), range(family.num_tasks))),
+        },
     }
     write_json(target / "index.json", index)
     # only now: until the new index is in place the old one may still be read
@@ -187,6 +232,7 @@ def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> d
         if path.name not in {r["file"] for r in pool}:
             path.unlink()
     shipped.cache_clear()
+    reference_returns.cache_clear()
     return qualities
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
+import importlib.util
+import json
 
 import numpy as np
 
 from merpo.data.types import TaskData, TaskSet, Transitions
 from merpo.errors import ConfigError
-from merpo.tasks.behaviour import behaviour_act, expert_act, uniform_act
+from merpo.tasks.behaviour import behaviour_act, reference_returns
 from merpo.tasks.family import Family, Rollout
-from merpo.tasks.names import check_quality, get_family
-
-REFERENCE_SEED = 20_240_229
-"""Seed of the reference returns, so that they are the same in every data set of a family."""
-REFERENCE_EPISODES = 20
-"""Episodes per task behind a reference return."""
+from merpo.tasks.names import check_quality, family_of, get_family
 
 
 def generate(
@@ -42,7 +38,7 @@ def generate(
     if seed < 0:
         raise ConfigError(f"seed={seed!r}: expected a number that is not negative. Choose another.")
     shared = bool(set(family.train_ids) & set(family.test_ids))
-    random, expert = reference_returns(family.name)
+    random, expert = reference_returns(family)
     tasks = []
     for number, (split, count) in enumerate(counts.items()):
         ids = family.train_ids if split == "train" else family.test_ids
@@ -51,22 +47,28 @@ def generate(
         run = family.rollout(behaviour_act(family, quality, ids, count, split_seed), ids, count, split_seed)
         for row, task in enumerate(ids):
             name = f"task-{task:03d}-{split}" if shared else f"task-{task:03d}"
-            reference = {"random": random[task], "expert": expert[task]}
+            reference = {"random": random[task]} | ({} if expert is None else {"expert": expert[task]})
             tasks.append(_task(run, row, name, split, family.parameters(task), reference))
     return TaskSet(family.info(quality, seed), tuple(tasks))
 
 
-@cache
-def reference_returns(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean undiscounted returns per task of uniform actions and of the deterministic expert, 20 episodes."""
-    family = get_family(name)
-    ids = tuple(range(family.num_tasks))
-    uniform = uniform_act(family, ids, REFERENCE_EPISODES, REFERENCE_SEED)
-    means = []
-    for act in (uniform, expert_act(family, ids)):
-        returns = family.rollout(act, ids, REFERENCE_EPISODES, REFERENCE_SEED).returns
-        means.append(tuple(float(r) for r in returns.mean(axis=1)))
-    return means[0], means[1]
+def env_specs(taskset: TaskSet) -> dict[str, str] | None:
+    """Per task of a generated set, the specification (JSON) of its environment, for `merpo.data.save`.
+
+    With it Minari's `recover_environment()` gives the very task that the data were collected in. None without
+    Gymnasium.
+    """
+    if importlib.util.find_spec("gymnasium") is None:
+        return None
+    import gymnasium
+
+    family = family_of(taskset.info)
+    base = json.loads(gymnasium.spec(family.env_id).to_json())
+    setting = {} if family.physics == "none" else {"physics": family.physics, "observation": family.observation}
+    return {
+        task.name: json.dumps({**base, "kwargs": {**base["kwargs"], **setting, **dict(task.parameters)}})
+        for task in taskset
+    }
 
 
 def _task(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import metadata
@@ -14,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from merpo.data.types import SetInfo
+from merpo.data.types import Bounds, SetInfo
 from merpo.errors import ConfigError
 
 Act = Callable[[Float[np.ndarray, "task episode obs"], int], Any]
 """`act(obs, step)`: float32 observations [task, episode, obs] to actions [task, episode, act] in [-1, 1]."""
+
+Parameters = Mapping[str, float | list[float]]
+"""True parameters of a task as plain floats and lists: its environment's keyword arguments."""
 
 QUALITIES = ("random", "medium", "expert", "mixed")
 """The behaviour qualities that every family can be collected with."""
@@ -48,6 +52,23 @@ class Simulator(Protocol):
         Float[np.ndarray, "n extra"],
     ]:
         """Next state, reward, terminated, and extra numbers that `reward` needs beside the observation."""
+        ...
+
+    def info(
+        self, task: int, state: Float[np.ndarray, " state"], extra: Float[np.ndarray, " extra"]
+    ) -> dict[str, float]:
+        """What an environment tells beside the observation; `extra` is that of the step, zeros at a reset."""
+        ...
+
+    def reconstruct(
+        self, obs: Float[np.ndarray, "n obs"]
+    ) -> tuple[Float[np.ndarray, "n state"], Bool[np.ndarray, " n"]]:
+        """States with these observations, what is not observed being 0, and which of them are true to it."""
+        ...
+
+    @property
+    def velocity_columns(self) -> slice:
+        """The observation's velocities; positions and angles come before them."""
         ...
 
 
@@ -108,7 +129,7 @@ class Family:
     gamma: float
     """Discount factor the family is judged with."""
     physics: str
-    """`none` (closed form) or `modern` (MuJoCo as installed)."""
+    """`none` (closed form), `modern` (MuJoCo as installed) or `legacy` (as before MuJoCo 2.1.2)."""
     train_ids: tuple[int, ...]
     """Tasks to meta-learn from."""
     test_ids: tuple[int, ...]
@@ -117,8 +138,9 @@ class Family:
     """True parameters of every task as numbers: what a privileged policy sees beside the observation."""
     parameters: Callable[[int], dict[str, float | list[float]]]
     """True parameters of task i as plain floats and lists; also the environment's keyword arguments."""
-    make_simulator: Callable[[], Simulator]
-    """Builds the batched simulator (imports MuJoCo where it is needed)."""
+    make_simulator: Callable[[Sequence[Parameters], str, int], Simulator]
+    """`make_simulator(parameters of each task, physics, threads)`: the batched simulator of these tasks (imports
+    MuJoCo where it is needed). Raises ConfigError for parameters that are none of this family's."""
     reward: Callable[[Array, Array, Array, Array], Array]
     """Pure JAX `reward(task_vector, action, next_obs, extra)`, for relabelling; any leading axes."""
     relabel: bool = False
@@ -129,6 +151,10 @@ class Family:
     """Typical magnitude of each observation column: the fixed input scaling of behaviour policies."""
     reward_scale: float = 1.0
     """Factor on rewards in behaviour training, so that values are of order ten."""
+    healthy: tuple[Bounds, ...] = ()
+    """Conditions of staying alive, on the observation; empty where episodes never terminate."""
+    observation: str = "standard"
+    """`standard`, or `legacy` where the field's old code observed something else."""
     dynamics: Callable[[Array, Array, Array], Array] | None = None
     """Pure JAX `next_state(task_vector, state, action)` where it has a closed form (observation = state)."""
 
@@ -150,7 +176,8 @@ class Family:
             horizon=self.horizon,
             action_low=(-1.0,) * self.act_dim,
             action_high=(1.0,) * self.act_dim,
-            termination="never",
+            termination="bounds" if self.healthy else "never",
+            healthy=self.healthy,
             physics=self.physics,
             seed=seed,
             versions=tuple((p, metadata.version(p)) for p in packages),
@@ -158,8 +185,8 @@ class Family:
 
     @cached_property
     def simulator(self) -> Simulator:
-        """The family's simulator, made at first use."""
-        return self.make_simulator()
+        """The simulator of all the family's tasks, made at first use."""
+        return self.make_simulator([self.parameters(i) for i in range(self.num_tasks)], self.physics, cores())
 
     def rollout(self, act: Act | JaxPolicy, task_ids: Sequence[int], episodes: int, seed: int = 0) -> Rollout:
         """Run `episodes` episodes of a policy on each of `task_ids`, all in lock-step.
@@ -188,7 +215,7 @@ class Family:
 
     def _rollout_loop(self, act: Act, ids: np.ndarray, state: np.ndarray) -> Rollout:
         lead = state.shape[:2]
-        rows = np.repeat(ids, lead[1])
+        rows = np.repeat(ids, lead[1]).reshape(lead)
         shape = (*lead, self.horizon)
         obs = np.zeros((*shape, self.obs_dim), np.float32)
         next_obs, action = np.zeros_like(obs), np.zeros((*shape, self.act_dim), np.float32)
@@ -198,14 +225,15 @@ class Family:
         for t in range(self.horizon):
             seen = self.simulator.observe(state)
             a = checked_action(act(seen, t), (*lead, self.act_dim))
-            flat, r, ended, _ = self.simulator.step(rows, state.reshape(len(rows), -1), a.reshape(len(rows), -1))
-            state = flat.reshape(state.shape)
-            obs[alive, t], action[alive, t] = seen[alive], a[alive]
-            reward[alive, t] = r.reshape(lead)[alive]
-            next_obs[alive, t] = self.simulator.observe(state)[alive]
-            terminated[:, :, t] = ended.reshape(lead) & alive
+            # an episode that has ended stays where it is: its physics could run into infinities
+            after, r, ended, _ = self.simulator.step(rows[alive], state[alive], a[alive])
+            obs[alive, t], action[alive, t], reward[alive, t] = seen[alive], a[alive], r
+            next_obs[alive, t] = self.simulator.observe(after)
+            state[alive], terminated[alive, t] = after, ended
             length += alive
-            alive = alive & ~ended.reshape(lead)
+            alive = alive & ~terminated[:, :, t]
+            if not alive.any():
+                break
         truncated[:, :, -1] = alive
         return Rollout(obs, action, reward, next_obs, terminated, truncated, length)
 
@@ -235,6 +263,12 @@ class Family:
             truncated,
             np.full(state.shape[:2], self.horizon, np.int64),
         )
+
+
+def cores() -> int:
+    """Threads worth using here: the cores this process may run on, at most eight."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, 8)
 
 
 def checked_action(action: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "*shape"]:

@@ -50,6 +50,8 @@ def inputs(
     """What the privileged actor sees: scaled observation, then the task's true parameters."""
     vector = family.task_vectors[list(task_ids)].astype(np.float32)[:, None]
     shape = (*obs.shape[:2], vector.shape[-1])
+    # a legacy observation only adds columns behind those of the standard one, which the policies know
+    obs = obs[..., : len(policy.scale)]
     return np.concatenate([obs / np.asarray(policy.scale), np.broadcast_to(vector, shape)], axis=-1)
 
 

@@ -29,10 +29,19 @@ from merpo.tasks.policies import (
     write_json,
 )
 
+SETTINGS = {
+    "walker-2d-params": sac.SACConfig(gamma=0.98, n_step=3, envs=100, slots=6000),
+    "hopper-params": sac.SACConfig(gamma=0.98, n_step=3, envs=100, slots=6000),
+    "ant-fwd-back": sac.SACConfig(gamma=0.98, n_step=3),
+}
+"""Families that are trained with other settings than the default."""
+
 Progress = Callable[[dict[str, Any]], None]
 
 EVAL_EPISODES = 8
-"""Deterministic episodes per task at every evaluation."""
+"""Deterministic episodes per task at every evaluation; fewer where there are many tasks."""
+EVAL_ROWS = 64
+"""Episodes of all tasks together that an evaluation tries to keep to, with two per task at least."""
 EVAL_SEED = 982_451
 """Seed of the evaluation's initial states, unlike that of any collected data set."""
 
@@ -42,7 +51,7 @@ class Collector:
 
     def __init__(self, family: Family, config: sac.SACConfig, seed: int):
         self.family, self.config, self.seed = family, config, seed
-        self.simulator = family.make_simulator()
+        self.simulator = family.simulator
         self.tasks = np.arange(config.envs) % family.num_tasks
         self.vectors = family.task_vectors[self.tasks].astype(np.float32)
         self.scale = np.asarray(family.obs_scale, np.float32)
@@ -89,6 +98,11 @@ class Collector:
         return {name: jnp.asarray(np.stack(value)) for name, value in columns.items()}
 
 
+def eval_episodes(family: Family) -> int:
+    """Episodes per task of an evaluation during training."""
+    return max(2, min(EVAL_EPISODES, EVAL_ROWS // family.num_tasks))
+
+
 def deterministic_returns(family: Family, policy: Policy, episodes: int, seed: int) -> list[float]:
     """Mean undiscounted return per task of the policy's deterministic action, `tanh(mean)`."""
     tasks = tuple(range(family.num_tasks))
@@ -118,7 +132,7 @@ def train_behaviour(
 
     Returns the records of the checkpoints written. Raises ConfigError for settings outside their range.
     """
-    config = config or sac.SACConfig()
+    config = config or SETTINGS.get(family.name, sac.SACConfig())
     if updates < 1 or every < 1:
         raise ConfigError(f"updates={updates!r}, every={every!r}: expected positive numbers. Raise them.")
     folder = Path(out)
@@ -170,10 +184,11 @@ def train_behaviour(
         state, metrics = chunk(state, replay, k_chunk)
         before, done = done, done + config.updates
         period = done // every > before // every or done >= updates
-        # between periodic checkpoints a look every eighth of a period, so that a mark is not passed unseen
-        if period or done // max(every // 8, 1) > before // max(every // 8, 1):
+        # looks between periodic checkpoints: early on, and so that no mark is passed unseen
+        eighth = max(every // 8, 1)
+        if period or ((marks or done <= every) and done // eighth > before // eighth):
             policy = Policy(state.actor, scale)
-            returns = deterministic_returns(family, policy, EVAL_EPISODES, EVAL_SEED)
+            returns = deterministic_returns(family, policy, eval_episodes(family), EVAL_SEED)
             mean = float(np.mean(returns))
             passed = any(best < mark <= mean for mark in marks)
             best = max(best, mean)
