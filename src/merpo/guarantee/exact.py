@@ -19,7 +19,7 @@ from jaxtyping import Float
 from merpo.errors import ConfigError
 from merpo.guarantee.mdp import MDP, Counts, Kernel, Scalar, Start, Table, action_values, occupancy
 
-Weight = float | Float[np.ndarray, "*b"]
+Weight = float | Float[np.ndarray, "..."]
 """One number, or one per instance of the batch."""
 
 

@@ -17,10 +17,11 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from merpo.guarantee.exact import Balance, Log, lift, nu
+from merpo.guarantee.exact import Balance, Log, nu
 from merpo.guarantee.mdp import MDP, Scalar, Table, occupancy, optimal_policy, value
 
 Flat = Float[np.ndarray, "n k"]
+Column = Float[np.ndarray, "n 1"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def maximise(log: Log, pi_c: Table, balance: Balance, iterations: int = 300) -> 
     best = objective(log, pi, pi_c, balance)
     for anchor in (log.clone, np.broadcast_to(pi_c, pi.shape)):
         at_anchor = objective(log, anchor, pi_c, balance)
-        pi = np.where(lift(at_anchor > best, 2) > 0, anchor, pi)
+        pi = np.where((at_anchor > best)[..., None, None], anchor, pi)
         best = np.maximum(best, at_anchor)
     upper = _upper_bound(problem, model, -sigma * u, z, batch)
     return Maximum(pi, best, upper, np.asarray(upper - best))
@@ -106,14 +107,14 @@ class _Problem:
     """F as a sum over pairs, F_i(z) = c z - b nu_i(z) - v |z - p| - w |z - q|, arrays [instance, pair]."""
 
     c: Flat
-    b: Float[np.ndarray, "n 1"]
+    b: Column
     d: Flat
-    f: Float[np.ndarray, "n 1"]
+    f: Column
     p: Flat
     q: Flat
-    v: Float[np.ndarray, "n 1"]
-    w: Float[np.ndarray, "n 1"]
-    slope: Float[np.ndarray, "n 1"]
+    v: Column
+    w: Column
+    slope: Column
     """A typical slope of F, in which residuals of prices are measured."""
 
     @staticmethod
@@ -137,7 +138,7 @@ class _Problem:
         return 0.5 * (self.p + self.q)
 
     @property
-    def step(self) -> Flat:
+    def step(self) -> Column:
         return 2.0 * self.slope * self.c.shape[-1] ** 0.5
 
     def mixed(self, z: Flat) -> Flat:
@@ -191,7 +192,7 @@ class _Problem:
         first, second, third = (self.smooth_slope(x) for x in self.corners)
         return first, second, third
 
-    def prox(self, v: Flat, sigma: Flat, warm: Flat) -> Flat:
+    def prox(self, v: Flat, sigma: Column, warm: Flat) -> Flat:
         """argmax over z >= 0 of F_i(z) - sigma/2 (z - v)^2: Newton's method within the right segment, warm-started.
 
         The slope is convex and decreasing in z, so that after one step Newton's method approaches from the left; two

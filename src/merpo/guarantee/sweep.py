@@ -7,7 +7,7 @@ the grids below; every alpha of the grid is tried on every MDP.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from merpo.guarantee.mdp import MDP, TaskPrior, behaviour_policy, draw_counts
 from merpo.guarantee.theorem import Judgement, judge
 
 ALPHAS = (0.0, 0.2, 0.3, 0.4, 0.45, 0.6, 1.0)
-LAMBDAS = (0.1, 0.3, 1.0, 3.0)
+LAMBDAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 BETAS = (0.01, 0.03, 0.1, 0.3)
 SHARES = (0.2, 0.5, 0.8)
 SIZES = (100, 300, 1000, 3000)
@@ -42,7 +42,7 @@ class SweepConfig:
     """Probability with which the sampling bound may fail, per log."""
     chunk: int = 40
     """MDPs worked on at once: few enough for the processor's cache. The random numbers depend on it."""
-    prior: TaskPrior = TaskPrior()
+    prior: TaskPrior = field(default_factory=TaskPrior)
     """What tasks are drawn from."""
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The improvement theorem in numbers: both inequalities, the interval of alpha, and what they are worth in the true task.
+"""The improvement theorem in numbers: both inequalities, the interval of alpha, and their worth in the true task.
 
 With pi_o the maximiser of F (`maximiser.py`) and D a metric, F(pi_o) >= F(anchor) and the triangle inequality give
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from merpo.errors import ConfigError
 from merpo.guarantee.exact import Balance, Log, nu
@@ -26,7 +26,7 @@ from merpo.guarantee.mdp import MDP, Kernel, Scalar, Table, occupancy, value
 
 Flag = Bool[np.ndarray, "*b"]
 TOLERANCE = 1e-9
-"""Rounding of the linear solves, in units of the return: conditions must hold by more, inequalities may fail by less."""
+"""Rounding of the linear solves, in return: conditions must hold by more, inequalities may fail by less."""
 
 
 @dataclass(frozen=True)

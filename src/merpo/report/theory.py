@@ -32,7 +32,7 @@ def theory_figure(summary: Mapping[str, Any], path: str | os.PathLike[str]) -> N
         ):
             _map(ax, shares, alphas, lambdas)
             ax.set_title(title)
-        axes[0].set_ylabel("λ")
+        axes[0].set_ylabel("lambda")
         _by_alpha(axes[2], summary["by"]["alpha"])
         fig.suptitle(
             f"{summary['instances_tried']} instances on {summary['mdps']} random MDPs: the conditions hold in"
@@ -54,7 +54,7 @@ def _map(ax: Any, shares: np.ndarray, alphas: list[float], lambdas: list[float])
     ax.set_xticks(range(len(alphas)), [f"{a:g}" for a in alphas])
     ax.set_yticks(range(len(lambdas)), [f"{x:g}" for x in lambdas])
     ax.tick_params(length=0)
-    ax.set_xlabel("α  (per cent of instances)")
+    ax.set_xlabel("alpha  (per cent of instances)")
     for side in ("left", "bottom"):
         ax.spines[side].set_visible(False)
 
@@ -71,8 +71,10 @@ def _by_alpha(ax: Any, rows: list[Mapping[str, Any]]) -> None:
             x, y = zip(*points, strict=True)
             ax.plot(x, y, color=shade, marker=marker, markersize=5, linewidth=1.8, label=name)
     ax.axvspan(0.0, 0.5, color="#F3F3F3", zorder=0)
-    ax.set_xlabel("α")
+    ax.set_xlabel("alpha")
     ax.set_ylabel("truly better than both, %")
-    ax.set_title("By α")
+    ax.set_title("By alpha")
     ax.grid(axis="y")
-    ax.legend(loc="lower left", fontsize=9)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low - 0.25 * (high - low), high)
+    ax.legend(loc="lower right", fontsize=9)

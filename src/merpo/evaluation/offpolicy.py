@@ -1,0 +1,331 @@
+"""Off-policy evaluation: the return of a policy from a log of another one, without running it.
+
+    fitted_q            linear fitted Q evaluation (Le et al. 2019; Duan, Jia and Wang 2020), with jackknife scores
+    rollouts            model-based: artificial trajectories stitched from logged transitions (Fonteneau et al. 2013)
+    importance_sampling per-decision, plain or weighted (Precup et al. 2000), the behaviour policy estimated
+    doubly_robust       per-decision importance sampling of the residuals of fitted Q, plain or weighted
+                        (Jiang and Li 2016; Thomas and Brunskill 2016)
+
+All estimate J(pi) = E[sum over the first `horizon` steps of discount^t r_t]; after a termination nothing follows.
+NumPy float64 and linear regression throughout: an estimate takes milliseconds, so that resampling is affordable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from merpo.data import TaskData
+from merpo.errors import ConfigError, DataError
+from merpo.evaluation.features import Features
+
+Obs = Float[np.ndarray, "row obs"]
+Action = Float[np.ndarray, "row act"]
+Rows = Float[np.ndarray, " row"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The policy to evaluate."""
+
+    act: Callable[[np.ndarray], np.ndarray]
+    """Observations [row, obs] to actions [row, act]; of a `discrete` policy, to the probabilities of its actions."""
+    discrete: bool = False
+    """Actions are one-hot in the log, and `act` gives probabilities."""
+    spread: float = 0.0
+    """For importance sampling of a deterministic policy: evaluate N(act(s), spread^2) instead, which has support."""
+
+    def draw(self, obs: Obs, rng: np.random.Generator) -> Action:
+        """Actions as they would be logged."""
+        action = np.asarray(self.act(obs), np.float64)
+        if not self.discrete:
+            return action
+        edges = np.cumsum(action, axis=1) / action.sum(1, keepdims=True)
+        pick = (rng.random((len(action), 1)) >= edges[:, :-1]).sum(1)
+        return np.asarray(np.eye(action.shape[1])[pick])
+
+    def log_prob(self, obs: Obs, action: Action) -> Rows:
+        """log pi(a|s) of logged actions."""
+        mine = np.asarray(self.act(obs), np.float64)
+        if self.discrete:
+            return np.asarray(np.log(np.maximum((mine * action).sum(1), 1e-300)))
+        if self.spread <= 0.0:
+            raise ConfigError(
+                "spread=0: a deterministic policy gives logged actions no probability, so importance sampling cannot"
+                " evaluate it. Give a spread (about half of the behaviour's), or use fitted_q."
+            )
+        return _gaussian(action - mine, np.full(mine.shape[1], self.spread))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A log as the estimators read it, for one horizon and discount."""
+
+    task: TaskData
+    horizon: int
+    discount: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ConfigError(f"horizon={self.horizon}: expected at least one step.")
+        if not 0.0 < self.discount <= 1.0:
+            raise ConfigError(f"discount={self.discount}: expected a number in (0, 1].")
+        if self.task.episodes < 1:
+            raise DataError(f"task {self.task.name!r} has no episode: expected at least one.")
+
+    @property
+    def episode(self) -> Int[np.ndarray, " row"]:
+        """The episode that every row belongs to."""
+        return np.repeat(np.arange(self.task.episodes), np.diff(self.task.episode_start))
+
+    @property
+    def step(self) -> Int[np.ndarray, " row"]:
+        """The step within its episode."""
+        return np.arange(len(self.task)) - self.task.episode_start[self.episode]
+
+    def per_episode(self, rows: Rows) -> Float[np.ndarray, " episode"]:
+        """Discounted sums over every episode's first `horizon` rows."""
+        weight = np.where(self.step < self.horizon, self.discount**self.step, 0.0)
+        return np.bincount(self.episode, rows * weight, self.task.episodes)
+
+    @property
+    def returns(self) -> Float[np.ndarray, " episode"]:
+        """Logged returns."""
+        return self.per_episode(np.asarray(self.task.transitions.reward, np.float64))
+
+
+@dataclass(frozen=True)
+class FittedQ:
+    """What `fitted_q` found."""
+
+    value: float
+    """The estimate of J(pi)."""
+    scores: Float[np.ndarray, " episode"]
+    """Jackknife pseudo-values, one per logged episode: their mean is the bias-corrected estimate, and they vary as
+    independent measurements of it would."""
+    weights: Float[np.ndarray, "step k"]
+    """Q_h(s, a) = phi(s, a) . weights[h] + the floor; the last row (no step left) is zero."""
+    floor: Float[np.ndarray, " step"]
+    """Least logged reward times the steps left: what pairs outside the features' reach are worth."""
+    effective: float
+    """Effective number of transitions behind the estimate, of the marginal importance weights that it amounts to."""
+
+
+def fitted_q(problem: Problem, target: Target, features: Features, ridge: float = 1e-4) -> FittedQ:
+    """Linear fitted Q evaluation: Q_h = regression of r + discount Q_{h+1}(s', pi(s')) on phi(s, a), backwards in h.
+
+    Rewards are counted from the least logged one, and the ridge (per row) shrinks towards it: what the log says
+    nothing about is valued low. It equals a doubly robust estimate with linear marginal weights, whose effective
+    sample size is reported (Duan, Jia and Wang 2020). Leaving out one episode at a time gives the scores.
+    """
+    t, task = task_arrays(problem.task), problem.task
+    horizon, discount = problem.horizon, problem.discount
+    least = float(t.reward.min())
+    first = task.episode_start[:-1]
+    now = features(t.obs, t.action)
+    after = features(t.next_obs, np.asarray(target.act(t.next_obs), np.float64)) * (~t.terminated)[:, None]
+    start = features(t.obs[first], np.asarray(target.act(t.obs[first]), np.float64))
+    # after a termination the true reward is 0 for the steps left, -least each when counted from the least
+    left = np.concatenate([np.cumsum(discount ** np.arange(horizon))[::-1], [0.0]])
+    rest = -least * left
+    k, episodes = now.shape[1], task.episodes
+    right = np.concatenate([after * discount, (t.reward - least)[:, None], (discount * t.terminated)[:, None]], axis=1)
+
+    bounds = task.episode_start
+    gram = np.stack([now[a:b].T @ now[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+    cross = np.stack([now[a:b].T @ right[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+    total_gram, total_cross, total_start = gram.sum(0), cross.sum(0), start.sum(0)
+
+    def solve(g: np.ndarray, c: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        found = np.linalg.solve(g + ridge * rows * np.eye(k), c)
+        step, gain, ended = found[:, :k], found[:, k], found[:, k + 1]
+        w = np.zeros((horizon + 1, k))
+        for h in range(horizon - 1, -1, -1):
+            w[h] = gain + ended * rest[h + 1] + step @ w[h + 1]
+        return w, step
+
+    weights, step = solve(total_gram, total_cross, len(task))
+    value = float(total_start @ weights[0] / episodes + least * left[0])
+    scores = np.full(episodes, value)
+    if episodes > 1:
+        for e in range(episodes):
+            w, _ = solve(total_gram - gram[e], total_cross - cross[e], len(task) - int(bounds[e + 1] - bounds[e]))
+            without = float((total_start - start[e]) @ w[0]) / (episodes - 1) + least * left[0]
+            scores[e] = episodes * value - (episodes - 1) * without
+    # the estimate is sum_n weight_n r_n: weights of transitions, summed over steps
+    visits, p = np.zeros(k), total_start / episodes
+    for h in range(horizon):
+        visits, p = visits + discount**h * p, step.T @ p / max(discount, 1e-12)
+    marginal = now @ np.linalg.solve(total_gram + ridge * len(task) * np.eye(k), visits)
+    size = float(marginal.sum() ** 2 / max((marginal**2).sum(), 1e-300))
+    return FittedQ(value, scores, weights, least * left, size)
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """What `rollouts` found."""
+
+    value: float
+    """Mean return of the artificial trajectories."""
+    returns: Float[np.ndarray, " trajectory"]
+    far: float
+    """Share of their steps whose nearest logged pair is farther than pairs of different episodes usually are."""
+
+
+def rollouts(
+    problem: Problem, target: Target, count: int = 64, seed: int = 0, reach: float = 3.0, neighbours: int = 2
+) -> Stitched:
+    """Model-based estimate without a model: each step takes the change and reward of a near logged transition.
+
+    The transition is drawn among the `neighbours` nearest in standardised (s, a), in finite MDPs among all with the
+    same pair. A step is `far` when the nearest is beyond `reach` times the 95 % quantile of what separates logged
+    pairs from the nearest of another episode; in a finite MDP when the pair was logged fewer than three times.
+    """
+    if count < 1:
+        raise ConfigError(f"count={count}: expected at least one trajectory.")
+    t, rng = task_arrays(problem.task), np.random.default_rng(seed)
+    pool = np.concatenate([t.obs, t.action], axis=1)
+    scale = np.ones(pool.shape[1]) if target.discrete else np.maximum(pool.std(0), 1e-6)
+    pool = pool / scale
+    limit = 1e-9 if target.discrete else reach * _usual_distance(pool, problem.episode, rng)
+    starts = t.obs[problem.task.episode_start[:-1]]
+    obs = starts[rng.integers(0, len(starts), count)]
+    alive, total, far, steps = np.ones(count, bool), np.zeros(count), 0.0, 0.0
+    for h in range(problem.horizon):
+        action = target.draw(obs, rng)
+        distance = _distances(np.concatenate([obs, action], axis=1) / scale, pool)
+        if target.discrete:
+            same = distance < 1e-9
+            missing = same.sum(1) < 3
+            distance = np.where(same, rng.random(distance.shape), 2.0 + distance)
+            row = distance.argmin(1)
+        else:
+            near = np.argpartition(distance, min(neighbours, len(pool)) - 1, axis=1)[:, :neighbours]
+            row = near[np.arange(count), rng.integers(0, near.shape[1], count)]
+            missing = distance.min(1) > limit**2
+        far, steps = far + float((missing & alive).sum()), steps + float(alive.sum())
+        total = total + np.where(alive, problem.discount**h * t.reward[row], 0.0)
+        obs = t.next_obs[row] if target.discrete else obs + t.next_obs[row] - t.obs[row]
+        alive = alive & ~t.terminated[row]
+    return Stitched(float(total.mean()), total, far / max(steps, 1.0))
+
+
+def _distances(x: np.ndarray, pool: np.ndarray) -> Float[np.ndarray, "row pool"]:
+    return np.maximum((x * x).sum(1)[:, None] - 2.0 * x @ pool.T + (pool * pool).sum(1)[None], 0.0)
+
+
+def _usual_distance(pool: np.ndarray, episode: np.ndarray, rng: np.random.Generator) -> float:
+    """95 % quantile of the distance from a logged pair to the nearest of another episode."""
+    some = rng.choice(len(pool), min(len(pool), 300), replace=False)
+    distance = np.where(episode[some][:, None] == episode[None], np.inf, _distances(pool[some], pool))
+    nearest = distance.min(1)
+    return float(np.sqrt(np.quantile(nearest[np.isfinite(nearest)], 0.95))) if np.isfinite(nearest).any() else 0.0
+
+
+Density = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""log pi(a|s) of rows: (obs [row, obs], action [row, act]) to [row]."""
+
+
+def estimate_behaviour(task: TaskData, discrete: bool = False) -> Density:
+    """The policy that logged the data: counts of a finite MDP, else a Gaussian around a quadratic regression."""
+    t = task_arrays(task)
+    if discrete:
+        counts = t.obs.T @ t.action + 1e-9
+        table = counts / counts.sum(1, keepdims=True)
+        return lambda obs, action: np.log(np.maximum(((obs @ table) * action).sum(1), 1e-300))
+    mean, std = t.obs.mean(0), np.maximum(t.obs.std(0), 1e-6)
+
+    def basis(obs: np.ndarray) -> np.ndarray:
+        z = (obs - mean) / std
+        return np.concatenate([np.ones((len(z), 1)), z, z * z], axis=1)
+
+    x = basis(t.obs)
+    w = np.linalg.solve(x.T @ x + 1e-6 * len(x) * np.eye(x.shape[1]), x.T @ t.action)
+    spread = np.maximum((t.action - x @ w).std(0), 1e-3)
+    return lambda obs, action: _gaussian(action - basis(obs) @ w, spread)
+
+
+def _ratios(problem: Problem, target: Target, behaviour: Density, clip: float) -> Float[np.ndarray, "episode step"]:
+    """Products of pi / pi_beta up to and including each step, clipped; zero past an episode's end."""
+    t = task_arrays(problem.task)
+    log_ratio = target.log_prob(t.obs, t.action) - behaviour(t.obs, t.action)
+    grid = np.zeros((problem.task.episodes, problem.horizon))
+    inside = problem.step < problem.horizon
+    grid[problem.episode[inside], problem.step[inside]] = log_ratio[inside]
+    exists = np.zeros(grid.shape, bool)
+    exists[problem.episode[inside], problem.step[inside]] = True
+    product = np.exp(np.minimum(np.cumsum(grid, axis=1), np.log(clip)))
+    return np.where(exists, product, 0.0)
+
+
+def importance_sampling(
+    problem: Problem, target: Target, behaviour: Density, weighted: bool = False, clip: float = 1e6
+) -> Float[np.ndarray, " episode"]:
+    """Per-decision importance sampling: one score per episode, whose mean estimates J(pi).
+
+    `weighted` divides each step's ratios by their mean over episodes: biased, of far smaller variance.
+    """
+    rho = _ratios(problem, target, behaviour, clip)
+    if weighted:
+        rho = rho / np.maximum(rho.mean(0, keepdims=True), 1e-300)
+    reward = _grid(problem, np.asarray(problem.task.transitions.reward, np.float64))
+    return np.asarray((rho * reward * problem.discount ** np.arange(problem.horizon)).sum(1))
+
+
+def doubly_robust(
+    problem: Problem,
+    target: Target,
+    behaviour: Density,
+    features: Features,
+    fitted: FittedQ,
+    weighted: bool = False,
+    clip: float = 1e6,
+) -> Float[np.ndarray, " episode"]:
+    """Per-decision importance sampling of r - Q_h(s, a) + V_h(s): one score per episode, their mean estimates J(pi)."""
+    t = task_arrays(problem.task)
+    rho = _ratios(problem, target, behaviour, clip)
+    if weighted:
+        rho = rho / np.maximum(rho.mean(0, keepdims=True), 1e-300)
+    before = np.concatenate([np.ones((len(rho), 1)), rho[:, :-1]], axis=1)
+    h = np.minimum(problem.step, problem.horizon - 1)
+    q = (features(t.obs, t.action) * fitted.weights[h]).sum(1) + fitted.floor[h]
+    v = (features(t.obs, np.asarray(target.act(t.obs), np.float64)) * fitted.weights[h]).sum(1) + fitted.floor[h]
+    gain = rho * _grid(problem, t.reward - q) + before * _grid(problem, v)
+    return np.asarray((gain * problem.discount ** np.arange(problem.horizon)).sum(1))
+
+
+def effective_sample_size(weights: Float[np.ndarray, " n"]) -> float:
+    """(sum w)^2 / sum w^2 (Kong 1992)."""
+    return float(weights.sum() ** 2 / max((weights**2).sum(), 1e-300))
+
+
+def _grid(problem: Problem, rows: np.ndarray) -> Float[np.ndarray, "episode step"]:
+    grid = np.zeros((problem.task.episodes, problem.horizon))
+    inside = problem.step < problem.horizon
+    grid[problem.episode[inside], problem.step[inside]] = rows[inside]
+    return grid
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A log's columns in float64."""
+
+    obs: Obs
+    action: Action
+    reward: Rows
+    next_obs: Obs
+    terminated: Bool[np.ndarray, " row"]
+
+
+def task_arrays(task: TaskData) -> Arrays:
+    """The log's columns in float64."""
+    t = task.transitions
+    obs, action, reward, after = (np.asarray(x, np.float64) for x in (t.obs, t.action, t.reward, t.next_obs))
+    return Arrays(obs, action, reward, after, np.asarray(t.terminated, bool))
+
+
+def _gaussian(error: np.ndarray, std: np.ndarray) -> Rows:
+    return np.asarray((-0.5 * (error / std) ** 2 - np.log(std) - 0.5 * np.log(2.0 * np.pi)).sum(1))
