@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -135,8 +136,8 @@ def fitted_q(problem: Problem, target: Target, features: Features, ridge: float 
     right = np.concatenate([after * discount, (t.reward - least)[:, None], (discount * t.terminated)[:, None]], axis=1)
 
     bounds = task.episode_start
-    gram = np.stack([now[a:b].T @ now[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
-    cross = np.stack([now[a:b].T @ right[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+    gram = np.stack([now[a:b].T @ now[a:b] for a, b in pairwise(bounds)])
+    cross = np.stack([now[a:b].T @ right[a:b] for a, b in pairwise(bounds)])
     total_gram, total_cross, total_start = gram.sum(0), cross.sum(0), start.sum(0)
 
     def solve(g: np.ndarray, c: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
