@@ -110,59 +110,66 @@ class FittedQ:
     weights: Float[np.ndarray, "step k"]
     """Q_h(s, a) = phi(s, a) . weights[h] + the floor; the last row (no step left) is zero."""
     floor: Float[np.ndarray, " step"]
-    """Least logged reward times the steps left: what pairs outside the features' reach are worth."""
+    """What pairs outside the features' reach are worth."""
     effective: float
     """Effective number of transitions behind the estimate, of the marginal importance weights that it amounts to."""
 
 
-def fitted_q(problem: Problem, target: Target, features: Features, ridge: float = 1e-4) -> FittedQ:
-    """Linear fitted Q evaluation: Q_h = regression of r + discount Q_{h+1}(s', pi(s')) on phi(s, a), backwards in h.
+def fitted_q(problem: Problem, target: Target, features: Features, ridge: float | None = None) -> FittedQ:
+    """Linear fitted Q evaluation: Q_h = regression of r + discount V_{h+1}(s') on phi(s, a), backwards in h.
 
-    Rewards are counted from the least logged one, and the ridge (per row) shrinks towards it: what the log says
-    nothing about is valued low. It equals a doubly robust estimate with linear marginal weights, whose effective
-    sample size is reported (Duan, Jia and Wang 2020). Leaving out one episode at a time gives the scores.
+    The ridge (per row; 1e-4, in finite MDPs 1e-6) shrinks towards a floor, the least logged reward followed by the
+    least value of a logged next state: what the log says nothing about is valued low. The estimate equals a doubly
+    robust one with linear marginal weights, whose effective sample size is reported (Duan, Jia and Wang 2020).
+    Leaving out one episode at a time gives the scores.
     """
     t, task = task_arrays(problem.task), problem.task
     horizon, discount = problem.horizon, problem.discount
-    least = float(t.reward.min())
+    ridge = ridge if ridge is not None else (1e-6 if target.discrete else 1e-4)
     first = task.episode_start[:-1]
     now = features(t.obs, t.action)
-    after = features(t.next_obs, np.asarray(target.act(t.next_obs), np.float64)) * (~t.terminated)[:, None]
+    after = features(t.next_obs, np.asarray(target.act(t.next_obs), np.float64))
     start = features(t.obs[first], np.asarray(target.act(t.obs[first]), np.float64))
-    # after a termination the true reward is 0 for the steps left, -least each when counted from the least
+    k, episodes, goes_on = now.shape[1], task.episodes, (~t.terminated).astype(np.float64)[:, None]
+    right = np.concatenate(
+        [discount * goes_on * after, t.reward[:, None], discount * goes_on, np.ones_like(goes_on)], axis=1
+    )
+    least = float(t.reward.min())
+    # no value lies below the least reward for all steps left; a termination leaves none
     left = np.concatenate([np.cumsum(discount ** np.arange(horizon))[::-1], [0.0]])
-    rest = -least * left
-    k, episodes = now.shape[1], task.episodes
-    right = np.concatenate([after * discount, (t.reward - least)[:, None], (discount * t.terminated)[:, None]], axis=1)
+    deepest = np.minimum(least * left, 0.0) if t.terminated.any() else least * left
+    living = after[~t.terminated] if not t.terminated.all() else np.zeros((1, k))
 
     bounds = task.episode_start
     gram = np.stack([now[a:b].T @ now[a:b] for a, b in pairwise(bounds)])
     cross = np.stack([now[a:b].T @ right[a:b] for a, b in pairwise(bounds)])
     total_gram, total_cross, total_start = gram.sum(0), cross.sum(0), start.sum(0)
 
-    def solve(g: np.ndarray, c: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def solve(g: np.ndarray, c: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found = np.linalg.solve(g + ridge * rows * np.eye(k), c)
-        step, gain, ended = found[:, :k], found[:, k], found[:, k + 1]
-        w = np.zeros((horizon + 1, k))
+        step, gain, ahead, one = found[:, :k], found[:, k], found[:, k + 1], found[:, k + 2]
+        w, floor = np.zeros((horizon + 1, k)), np.zeros(horizon + 1)
         for h in range(horizon - 1, -1, -1):
-            w[h] = gain + ended * rest[h + 1] + step @ w[h + 1]
-        return w, step
+            worst = floor[h + 1] + float((living @ w[h + 1]).min())
+            floor[h] = max(least + discount * min(worst, 0.0 if t.terminated.any() else worst), deepest[h])
+            w[h] = gain + ahead * floor[h + 1] + step @ w[h + 1] - one * floor[h]
+        return w, floor, step
 
-    weights, step = solve(total_gram, total_cross, len(task))
-    value = float(total_start @ weights[0] / episodes + least * left[0])
+    weights, floor, step = solve(total_gram, total_cross, len(task))
+    value = float(total_start @ weights[0] / episodes + floor[0])
     scores = np.full(episodes, value)
     if episodes > 1:
         for e in range(episodes):
-            w, _ = solve(total_gram - gram[e], total_cross - cross[e], len(task) - int(bounds[e + 1] - bounds[e]))
-            without = float((total_start - start[e]) @ w[0]) / (episodes - 1) + least * left[0]
+            rows = len(task) - int(bounds[e + 1] - bounds[e])
+            w, low, _ = solve(total_gram - gram[e], total_cross - cross[e], rows)
+            without = float((total_start - start[e]) @ w[0]) / (episodes - 1) + low[0]
             scores[e] = episodes * value - (episodes - 1) * without
-    # the estimate is sum_n weight_n r_n: weights of transitions, summed over steps
+    # the estimate is nearly sum_n weight_n r_n: marginal weights of transitions, summed over steps
     visits, p = np.zeros(k), total_start / episodes
-    for h in range(horizon):
-        visits, p = visits + discount**h * p, step.T @ p / max(discount, 1e-12)
+    for _ in range(horizon):
+        visits, p = visits + p, step.T @ p
     marginal = now @ np.linalg.solve(total_gram + ridge * len(task) * np.eye(k), visits)
-    size = float(marginal.sum() ** 2 / max((marginal**2).sum(), 1e-300))
-    return FittedQ(value, scores, weights, least * left, size)
+    return FittedQ(value, scores, weights, floor, effective_sample_size(marginal))
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ def rollouts(
 
     The transition is drawn among the `neighbours` nearest in standardised (s, a), in finite MDPs among all with the
     same pair. A step is `far` when the nearest is beyond `reach` times the 95 % quantile of what separates logged
-    pairs from the nearest of another episode; in a finite MDP when the pair was logged fewer than three times.
+    pairs from the nearest of another episode; in a finite MDP when the pair was never logged.
     """
     if count < 1:
         raise ConfigError(f"count={count}: expected at least one trajectory.")
@@ -200,7 +207,7 @@ def rollouts(
         distance = _distances(np.concatenate([obs, action], axis=1) / scale, pool)
         if target.discrete:
             same = distance < 1e-9
-            missing = same.sum(1) < 3
+            missing = ~same.any(1)
             distance = np.where(same, rng.random(distance.shape), 2.0 + distance)
             row = distance.argmin(1)
         else:

@@ -236,7 +236,9 @@ def bernstein_lower(scores: Scores, low: float, high: float, delta: float) -> fl
     """Empirical Bernstein lower bound of the mean of scores in [low, high] (Maurer and Pontil 2009, theorem 4)."""
     n = len(scores)
     log = np.log(2.0 / delta)
-    return float(scores.mean() - np.sqrt(2.0 * scores.var(ddof=1) * log / n) - 7.0 * (high - low) * log / (3.0 * (n - 1)))
+    return float(
+        scores.mean() - np.sqrt(2.0 * scores.var(ddof=1) * log / n) - 7.0 * (high - low) * log / (3.0 * (n - 1))
+    )
 
 
 def _over_behaviour(
