@@ -131,10 +131,10 @@ def summarise(rows: list[dict[str, Any]], margin: float = 0.1) -> dict[str, Any]
     words = ("log too small", "no support", "reward scale", "improvement not proven", "disagree")
     refused = {w: sum(any(w in x for x in r["reasons"]) for r in rows) for w in words}
     steps = [m / 100 for m in (0, 5, 10, 20, 30, 50)]
-    power = {
-        f"{a:g} to {b:g}": [int(((share >= a) & (share < b)).sum()), ratio(certified & (share >= a) & (share < b), (share >= a) & (share < b))]
-        for a, b in zip(steps, [*steps[1:], np.inf], strict=True)
-    }  # fmt: skip
+    power = {}
+    for a, b in zip(steps, [*steps[1:], np.inf], strict=True):
+        inside = (share >= a) & (share < b)
+        power[f"{a:g} to {b:g}"] = [int(inside.sum()), ratio(certified & inside, inside)]
     versus = [(r["meta_lower"] > 0, r["policy"] - r["meta"]) for r in rows if r["meta_lower"] is not None]
     over, true = np.array([v for v, _ in versus]), np.array([g for _, g in versus])
     return {
