@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tabular
-from toys import linear_task
 
+import tabular
 from merpo.errors import ConfigError
 from merpo.evaluation.features import OneHot, Smooth
 from merpo.evaluation.offpolicy import (
@@ -19,6 +18,7 @@ from merpo.evaluation.offpolicy import (
     importance_sampling,
     rollouts,
 )
+from toys import linear_task
 
 H = 8
 

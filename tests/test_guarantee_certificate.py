@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tabular
 
+import tabular
 from merpo.errors import ConfigError, DataError
 from merpo.evaluation.offpolicy import Target
 from merpo.guarantee.certificate import (
@@ -102,7 +102,7 @@ def test_reasons_for_refusal_are_named():
 
 
 def test_a_policy_that_leaves_the_log_is_not_certified():
-    mdp, behaviour, _, _ = ranked()
+    mdp, _, _, _ = ranked()
     only = np.eye(2)[[0, 0, 0, 0]]
     part, held = halves(tabular.log(mdp, only, 60, H, 2))
     made = certify(held, target_of(1 - only), H, part, config=QUICK)
