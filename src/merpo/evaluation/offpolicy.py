@@ -143,33 +143,33 @@ def fitted_q(problem: Problem, target: Target, features: Features, ridge: float 
     bounds = task.episode_start
     gram = np.stack([now[a:b].T @ now[a:b] for a, b in pairwise(bounds)])
     cross = np.stack([now[a:b].T @ right[a:b] for a, b in pairwise(bounds)])
-    total_gram, total_cross, total_start = gram.sum(0), cross.sum(0), start.sum(0)
+    # row 0 has every episode, row e + 1 all but episode e; all of them are solved at once
+    left_out = np.concatenate([np.zeros((1, episodes)), np.eye(episodes)]) if episodes > 1 else np.zeros((1, 1))
+    kept = 1.0 - left_out
 
-    def solve(g: np.ndarray, c: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found = np.linalg.solve(g + ridge * rows * np.eye(k), c)
-        step, gain, ahead, one = found[:, :k], found[:, k], found[:, k + 1], found[:, k + 2]
-        w, floor = np.zeros((horizon + 1, k)), np.zeros(horizon + 1)
-        for h in range(horizon - 1, -1, -1):
-            worst = floor[h + 1] + float((living @ w[h + 1]).min())
-            floor[h] = max(least + discount * min(worst, 0.0 if t.terminated.any() else worst), deepest[h])
-            w[h] = gain + ahead * floor[h + 1] + step @ w[h + 1] - one * floor[h]
-        return w, floor, step
+    def total(each: np.ndarray) -> np.ndarray:
+        return each.sum(0)[None] - np.tensordot(left_out, each, 1)
 
-    weights, floor, step = solve(total_gram, total_cross, len(task))
-    value = float(total_start @ weights[0] / episodes + floor[0])
-    scores = np.full(episodes, value)
-    if episodes > 1:
-        for e in range(episodes):
-            rows = len(task) - int(bounds[e + 1] - bounds[e])
-            w, low, _ = solve(total_gram - gram[e], total_cross - cross[e], rows)
-            without = float((total_start - start[e]) @ w[0]) / (episodes - 1) + low[0]
-            scores[e] = episodes * value - (episodes - 1) * without
+    rows = kept @ np.diff(bounds).astype(np.float64)
+    found = np.linalg.solve(total(gram) + ridge * rows[:, None, None] * np.eye(k), total(cross))
+    step, gain, ahead, one = found[:, :, :k], found[:, :, k], found[:, :, k + 1], found[:, :, k + 2]
+    w, low = np.zeros((horizon + 1, len(kept), k)), np.zeros((horizon + 1, len(kept)))
+    for h in range(horizon - 1, -1, -1):
+        worst = low[h + 1] + (living @ w[h + 1].T).min(0)
+        worst = np.minimum(worst, 0.0) if t.terminated.any() else worst
+        low[h] = np.maximum(least + discount * worst, deepest[h])
+        moved = (step @ w[h + 1][..., None])[..., 0]
+        w[h] = gain + ahead * low[h + 1][:, None] + moved - one * low[h][:, None]
+    mean_start = (kept @ start) / kept.sum(1, keepdims=True)
+    values = (mean_start * w[0]).sum(1) + low[0]
+    value = float(values[0])
+    scores = episodes * value - (episodes - 1) * values[1:] if episodes > 1 else np.full(1, value)
     # the estimate is nearly sum_n weight_n r_n: marginal weights of transitions, summed over steps
-    visits, p = np.zeros(k), total_start / episodes
+    visits, p = np.zeros(k), mean_start[0]
     for _ in range(horizon):
-        visits, p = visits + p, step.T @ p
-    marginal = now @ np.linalg.solve(total_gram + ridge * len(task) * np.eye(k), visits)
-    return FittedQ(value, scores, weights, floor, effective_sample_size(marginal))
+        visits, p = visits + p, step[0].T @ p
+    marginal = now @ np.linalg.solve(gram.sum(0) + ridge * len(task) * np.eye(k), visits)
+    return FittedQ(value, scores, w[:, 0], low[:, 0], effective_sample_size(marginal))
 
 
 @dataclass(frozen=True)
@@ -195,30 +195,53 @@ def rollouts(
     if count < 1:
         raise ConfigError(f"count={count}: expected at least one trajectory.")
     t, rng = task_arrays(problem.task), np.random.default_rng(seed)
-    pool = np.concatenate([t.obs, t.action], axis=1)
-    scale = np.ones(pool.shape[1]) if target.discrete else np.maximum(pool.std(0), 1e-6)
-    pool = pool / scale
-    limit = 1e-9 if target.discrete else reach * _usual_distance(pool, problem.episode, rng)
+    near = _same_pair(t) if target.discrete else _nearest(t, problem.episode, reach, neighbours, rng)
     starts = t.obs[problem.task.episode_start[:-1]]
     obs = starts[rng.integers(0, len(starts), count)]
     alive, total, far, steps = np.ones(count, bool), np.zeros(count), 0.0, 0.0
     for h in range(problem.horizon):
-        action = target.draw(obs, rng)
-        distance = _distances(np.concatenate([obs, action], axis=1) / scale, pool)
-        if target.discrete:
-            same = distance < 1e-9
-            missing = ~same.any(1)
-            distance = np.where(same, rng.random(distance.shape), 2.0 + distance)
-            row = distance.argmin(1)
-        else:
-            near = np.argpartition(distance, min(neighbours, len(pool)) - 1, axis=1)[:, :neighbours]
-            row = near[np.arange(count), rng.integers(0, near.shape[1], count)]
-            missing = distance.min(1) > limit**2
+        row, missing = near(obs, target.draw(obs, rng), rng)
         far, steps = far + float((missing & alive).sum()), steps + float(alive.sum())
         total = total + np.where(alive, problem.discount**h * t.reward[row], 0.0)
         obs = t.next_obs[row] if target.discrete else obs + t.next_obs[row] - t.obs[row]
         alive = alive & ~t.terminated[row]
     return Stitched(float(total.mean()), total, far / max(steps, 1.0))
+
+
+Near = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+"""(obs, action, rng) of rows to (a logged row for each, whether there was nothing near)."""
+
+
+def _same_pair(t: Arrays) -> Near:
+    """A random logged row with the same (state, action); any row where there is none."""
+    states, actions = t.obs.shape[1], t.action.shape[1]
+    code = t.obs.argmax(1) * actions + t.action.argmax(1)
+    order, count = np.argsort(code, kind="stable"), np.bincount(code, minlength=states * actions)
+    begin = np.cumsum(count) - count
+
+    def near(obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        pair = obs.argmax(1) * actions + action.argmax(1)
+        draw, missing = rng.random(len(pair)), count[pair] == 0
+        place = np.where(missing, draw * len(code), begin[pair] + draw * count[pair]).astype(np.int64)
+        return order[np.minimum(place, len(code) - 1)], missing
+
+    return near
+
+
+def _nearest(t: Arrays, episode: np.ndarray, reach: float, neighbours: int, rng: np.random.Generator) -> Near:
+    """One of the nearest logged rows in standardised (s, a)."""
+    pool = np.concatenate([t.obs, t.action], axis=1)
+    scale = np.maximum(pool.std(0), 1e-6)
+    pool = pool / scale
+    limit, k = reach * _usual_distance(pool, episode, rng), min(neighbours, len(pool))
+
+    def near(obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        distance = _distances(np.concatenate([obs, action], axis=1) / scale, pool)
+        closest = np.argpartition(distance, k - 1, axis=1)[:, :k]
+        row = closest[np.arange(len(obs)), rng.integers(0, k, len(obs))]
+        return row, distance.min(1) > limit**2
+
+    return near
 
 
 def _distances(x: np.ndarray, pool: np.ndarray) -> Float[np.ndarray, "row pool"]:
