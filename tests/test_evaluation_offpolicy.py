@@ -92,7 +92,7 @@ def test_the_jackknife_scores_measure_the_spread_over_logs():
 
 
 def test_what_was_never_logged_is_valued_low_and_reported():
-    mdp, behaviour = tabular.small_mdp(6)
+    mdp, _ = tabular.small_mdp(6)
     only = np.eye(2)[[0, 0, 0, 0]]
     problem = Problem(tabular.log(mdp, only, 60, H, 0), H)
     other = target_of(1 - only)

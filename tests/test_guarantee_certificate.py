@@ -14,6 +14,7 @@ from merpo.guarantee.certificate import (
     CertificateConfig,
     bernstein_lower,
     certify,
+    choose,
     compare,
     split_log,
 )
@@ -158,3 +159,14 @@ def test_the_split_keeps_whole_episodes_apart():
         CertificateConfig(delta=0.0)
     with pytest.raises(ConfigError, match="least_episodes"):
         CertificateConfig(least_episodes=1)
+
+
+def test_the_candidate_that_the_log_prefers_is_chosen():
+    mdp, behaviour, best, worst = ranked()
+    part = tabular.log(mdp, behaviour, 30, H, 1)
+    candidates = [target_of(worst), target_of(behaviour), target_of(best)]
+    assert choose(part, candidates, H, QUICK) == 2
+    assert choose(part, candidates[:2], H, QUICK) == 1
+    assert choose(part.select([0]), candidates, H, QUICK) in (0, 1, 2)
+    with pytest.raises(ConfigError, match="targets"):
+        choose(part, [], H, QUICK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from merpo.errors import ConfigError
 Rows = Float[np.ndarray, "row k"]
 
 
+@runtime_checkable
 class Features(Protocol):
     """phi(s, a): observations [row, obs] and actions [row, act] to features [row, k], float64."""
 

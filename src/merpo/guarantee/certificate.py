@@ -7,7 +7,7 @@ difference is formed. Anything that makes the estimate untrustworthy is a reason
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -149,6 +149,24 @@ def split_log(task: TaskData, config: CertificateConfig | None = None) -> tuple[
     order = np.random.default_rng([config.seed, 11]).permutation(task.episodes)
     held = min(max(1, round(config.share * task.episodes)), task.episodes - 1)
     return task.select(sorted(order[held:].tolist())), task.select(sorted(order[:held].tolist()))
+
+
+def choose(part: TaskData, targets: Sequence[Target], horizon: int, config: CertificateConfig | None = None) -> int:
+    """Which candidate (other alpha, lambda, number of updates) to certify: an index, from the learning part alone.
+
+    That of the largest lower bound over the behaviour, by fitted Q. Candidates were learned from the same episodes, so
+    the bounds are optimistic, all of them; the certificate, on episodes kept apart, is not touched by the choice.
+    """
+    if not targets:
+        raise ConfigError("targets is empty: expected at least one candidate.")
+    config = config or CertificateConfig()
+    problem = Problem(part, horizon, config.discount)
+    features: Features = OneHot() if targets[0].discrete else Smooth.fit(part, width=1.5)
+    fitted = [fitted_q(problem, target, features) for target in targets]
+    returns = problem.returns
+    if part.episodes < 2:
+        return int(np.argmax([f.value for f in fitted]))
+    return int(np.argmax([compare(f.scores - returns, f.value - float(returns.mean()), config).lower for f in fitted]))
 
 
 def certify(
