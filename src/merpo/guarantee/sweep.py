@@ -94,10 +94,12 @@ def _chunk(config: SweepConfig, size: int, rng: np.random.Generator, first: int)
     prior_T = pooled / pooled.sum(-1, keepdims=True)
     seen = counts[:, :-1].sum(-1)
     prior_r = ((seen * tasks.r[:, :-1]).sum(1) + 0.5) / (seen.sum(1) + 1.0)
-    per_task = (np.broadcast_to(x[:, None], (size, config.training_tasks, *x.shape[1:])) for x in (prior_T, prior_r))
+    for_all_T, for_all_r = (
+        np.broadcast_to(x[:, None], (size, config.training_tasks, *x.shape[1:])) for x in (prior_T, prior_r)
+    )
     lam, beta, f = drawn["lambda"], drawn["beta"], drawn["f"]
     gap = 1.0 - config.prior.gamma
-    training = read_log(counts[:, :-1], _rows(tasks, slice(None, -1)), *per_task, f=f[:, None])
+    training = read_log(counts[:, :-1], _rows(tasks, slice(None, -1)), for_all_T, for_all_r, f[:, None])
     pi_c = meta_policy(training, Balance(0.4, lam[:, None] * gap, beta[:, None], f[:, None]))
 
     # every MDP at every alpha: one flat batch
