@@ -112,7 +112,7 @@ class FittedQ:
     floor: Float[np.ndarray, " step"]
     """What pairs outside the features' reach are worth."""
     effective: float
-    """Effective number of transitions behind the estimate, of the marginal importance weights that it amounts to."""
+    """Effective number of transitions behind the estimate, of the (signed) marginal weights that it amounts to."""
 
 
 def fitted_q(problem: Problem, target: Target, features: Features, ridge: float | None = None) -> FittedQ:
@@ -169,7 +169,7 @@ def fitted_q(problem: Problem, target: Target, features: Features, ridge: float 
     for _ in range(horizon):
         visits, p = visits + p, step[0].T @ p
     marginal = now @ np.linalg.solve(gram.sum(0) + ridge * len(task) * np.eye(k), visits)
-    return FittedQ(value, scores, w[:, 0], low[:, 0], effective_sample_size(marginal))
+    return FittedQ(value, scores, w[:, 0], low[:, 0], effective_sample_size(np.abs(marginal)))
 
 
 @dataclass(frozen=True)
