@@ -252,8 +252,8 @@ class GaussianTask:
 
 
 def test_rac_itself_ends_at_the_joint_solution():
-    """`rac.update`, the code that trains networks, on one-hot observations: its actor ends within 0.04 and its critics
-    within 0.015 of the joint solution of conservative evaluation and regularised improvement, both anchors and the clone term in play.
+    """`rac.update`, the code that trains networks, on one-hot observations: its actor ends within 0.05 and its critics
+    within 8 % of the joint solution of conservative evaluation and regularised improvement, both anchors and the clone term in play.
     """
     import equinox as eqx
 
@@ -294,8 +294,8 @@ def test_rac_itself_ends_at_the_joint_solution():
         mean, log, q, still = task.solve(alpha, scale)
         # the running scale sees targets with drawn next actions, hence a little above that of their means
         assert 0.95 * still < scale < 1.5 * still
-        np.testing.assert_allclose(found.mean[i, :, 0], mean, atol=0.04)
-        np.testing.assert_allclose(found.log_std[i, :, 0], log, atol=0.04)
-        np.testing.assert_allclose(ends.critic.q[i, 0], q, atol=0.015)  # the largest entry is about 0.2
+        np.testing.assert_allclose(found.mean[i, :, 0], mean, atol=0.05)
+        np.testing.assert_allclose(found.log_std[i, :, 0], log, atol=0.05)
+        np.testing.assert_allclose(ends.critic.q[i, 0], q, atol=0.08 * np.abs(q).max())
         # and it is not where it began
         assert np.abs(mean - task.anchor_mean).max() > 0.2
