@@ -11,6 +11,7 @@ import pytest
 import merpo
 import merpo.tasks
 from merpo import ConfigError, DataError, DynamicsConfig, MerPOConfig, RACConfig, StorageError
+from merpo.certified import _fall_back, adapt_certified
 from merpo.data import Preparation, TaskSet
 from merpo.tasks import Family
 from toys import linear_info, linear_task
@@ -219,3 +220,34 @@ def test_uneven_logs():
     found = meta.adapt_many([linear_task("new", [4], 3, split="test"), linear_task("tiny", [2, 1], 4, split="test")])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.tree.actor))
     assert found.policy("tiny")(np.zeros(2)).shape == (1,)
+
+
+def test_adapting_with_a_certificate_falls_back_to_the_clone(fitted, data, tmp_path):
+    """Logs of a few episodes certify nothing: what is returned is the clone, unless one insists."""
+    meta = fitted[0]
+    logs = [t.select([0, 1]) for t in data.test]
+    safe = adapt_certified(meta, logs)
+    kept = adapt_certified(meta, logs, insist=True, alphas=(0.9,))
+    clones = meta.adapt_many(logs, "bc")
+    obs = data.test[0].transitions.obs
+    assert [len(row) for row in safe.certificates] == [2, 2]
+    for i, seed in ((0, 3), (1, 5)):
+        policy = safe.policy(i, seed)
+        assert not policy.certificate.certified
+        assert "log too small" in policy.certificate.sentence
+        np.testing.assert_array_equal(policy(obs), clones.policy(i, seed)(obs))
+        assert not np.array_equal(kept.policy(i, seed)(obs), policy(obs))
+    safe.save(tmp_path / "p.safetensors")
+    again = merpo.PolicySet.load(tmp_path / "p.safetensors")
+    assert again.certificates == safe.certificates
+    np.testing.assert_array_equal(again.policy(1, 5)(obs), safe.policy(1, 5)(obs))
+    # what is certified is kept, task by task
+    granted = replace(safe.certificates[0][0], certified=True)
+    made = ((granted, safe.certificates[0][1]), safe.certificates[1])
+    mixed = _fall_back(kept, clones, made)
+    np.testing.assert_array_equal(mixed.policy(0, 3)(obs), kept.policy(0, 3)(obs))
+    np.testing.assert_array_equal(mixed.policy(1, 3)(obs), clones.policy(1, 3)(obs))
+    with pytest.raises(ConfigError, match="method='bc'"):
+        adapt_certified(meta, logs, "bc")
+    with pytest.raises(DataError, match="at least two"):
+        adapt_certified(meta, [t.select([0]) for t in logs])

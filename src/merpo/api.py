@@ -29,6 +29,7 @@ from merpo.algorithms.presets import default_config
 from merpo.data import Preparation, SetInfo, TaskData, TaskSet, storage, validate
 from merpo.dynamics.ensemble import Ensemble, TargetScale
 from merpo.errors import ConfigError, DataError, StorageError, UnknownNameError
+from merpo.guarantee.certificate import Certificate
 from merpo.networks import Actor
 from merpo.runs import from_json, load_checkpoint, read_meta, save_checkpoint, to_json
 
@@ -90,6 +91,8 @@ class Policy:
     preparation: Preparation
     info: SetInfo
     name: str = "policy"
+    certificate: Certificate | None = None
+    """Whether it is better than what logged its data, where that was asked for."""
 
     def __call__(
         self, observation: Float[np.ndarray, "*n obs"], *, deterministic: bool = True, seed: int | None = None
@@ -134,6 +137,8 @@ class PolicySet:
     """Learning curves [round, seed, task] by metric name, where the method has any."""
     model_error: Float[np.ndarray, "seed task checks"] | None = None
     """Hold-out error of the adapting model after 0, check_every, ... gradient steps."""
+    certificates: tuple[tuple[Certificate, ...], ...] | None = None
+    """One per seed and task, where certificates were asked for."""
 
     def policy(self, task: int | str, seed: int | None = None) -> Policy:
         """One of them, by the task's name or position and by seed (default: the first)."""
@@ -146,7 +151,8 @@ class PolicySet:
             raise UnknownNameError(f"task={t}: expected an index below {len(self.tasks)}.")
         s = 0 if seed is None else self.seeds.index(seed)
         actor = jax.tree.map(lambda x: x[s, t], self.tree.actor)
-        return Policy(actor, self.tree.preparation, self.info, f"{self.method}/{self.tasks[t]}")
+        certificate = None if self.certificates is None else self.certificates[s][t]
+        return Policy(actor, self.tree.preparation, self.info, f"{self.method}/{self.tasks[t]}", certificate)
 
     def act(self, seed: int) -> Any:
         """All tasks' policies of one seed as a compiled `merpo.tasks.JaxPolicy`, for simulated evaluation."""
@@ -163,6 +169,7 @@ class PolicySet:
             "info": to_json(self.info),
             "tasks": list(self.tasks),
             "seeds": list(self.seeds),
+            "certificates": self.certificates and [[c.to_json() for c in row] for row in self.certificates],
         }
         save_checkpoint(Path(path), self.tree, meta, self.config)
 
@@ -179,7 +186,10 @@ class PolicySet:
             return PolicyTree(actor, Preparation.like(info.obs_dim, info.act_dim))
 
         tree, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config)
-        return PolicySet(meta["method"], tree, info, tuple(meta["tasks"]), tuple(meta["seeds"]), config)
+        found = PolicySet(meta["method"], tree, info, tuple(meta["tasks"]), tuple(meta["seeds"]), config)
+        rows = meta.get("certificates") or ()
+        made = tuple(tuple(Certificate.from_json(c) for c in row) for row in rows)
+        return replace(found, certificates=made or None)
 
 
 @dataclass(frozen=True)
@@ -194,9 +204,20 @@ class Meta:
     curves: dict[str, Any] | None = None
     """Learning curves of meta-training [round, seed, task] by metric name."""
 
-    def adapt(self, task: TaskData, *, report: Report = pipeline.silent) -> Policy:
-        """A policy for a new task from its log (the first seed's, where several were trained)."""
+    def adapt(
+        self, task: TaskData, *, certify: bool = False, insist: bool = False, report: Report = pipeline.silent
+    ) -> Policy:
+        """A policy for a new task from its log (the first seed's, where several were trained).
+
+        With `certify`, half of the episodes are kept from learning to say whether the policy is better than what
+        logged them (`policy.certificate`); if that is not sure, the clone of the logged behaviour is returned in its
+        place, unless `insist`.
+        """
         one = replace(self, learned=self._seed(0), seeds=self.seeds[:1])
+        if certify:
+            from merpo.certified import adapt_certified
+
+            return adapt_certified(one, one._checked([task]), insist=insist, report=report).policy(0)
         return one.adapt_many([task], report=report).policy(0)
 
     def adapt_models(

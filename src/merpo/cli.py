@@ -84,6 +84,7 @@ def _run(args: list[str]) -> None:
     from merpo.commands.evaluate import Evaluate, run_evaluate
     from merpo.commands.quickstart import Quickstart, run_quickstart
     from merpo.commands.session import use_compilation_cache
+    from merpo.commands.theory import Theory, run_theory
     from merpo.commands.train import Train, run_train
 
     runners: dict[type, Callable[[Any], None]] = {
@@ -93,6 +94,7 @@ def _run(args: list[str]) -> None:
         Data: run_data,
         Behaviour: run_behaviour,
         Quickstart: run_quickstart,
+        Theory: run_theory,
     }
     command: Any = (
         Annotated[Train, tyro.conf.subcommand("train")]
@@ -101,6 +103,7 @@ def _run(args: list[str]) -> None:
         | Annotated[Data, tyro.conf.subcommand("data")]
         | Annotated[Behaviour, tyro.conf.subcommand("behaviour")]
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
+        | Annotated[Theory, tyro.conf.subcommand("theory")]
     )
     options = tyro.cli(
         command,

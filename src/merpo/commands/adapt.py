@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from merpo.commands.record import (
 from merpo.commands.session import Stopwatch, say
 from merpo.commands.stages import Report, Stages
 from merpo.errors import ConfigError
+from merpo.runs import write_atomic
 
 if TYPE_CHECKING:
     import merpo
@@ -43,6 +45,11 @@ class Adapt:
     """Only the first N episodes of each test task's log; default: all."""
     methods: tuple[str, ...] = METHODS
     """Any of merpo, rac (no meta-policy), bc (the behaviour term alone), meta-policy (unadapted)."""
+    certify: bool = False
+    """Keep half of each log from merpo's and rac's learning to certify their improvement; `certificates.json` says
+    what came of it. A policy that is not certified is replaced by the behaviour clone."""
+    insist: bool = False
+    """With --certify: keep the adapted policies even where they are not certified."""
     verbose: bool = False
     """Print the time of each stage."""
 
@@ -59,7 +66,10 @@ def run_adapt(options: Adapt) -> None:
         tasks = pick_tasks(load_data(ref), options.tasks, options.episodes)
     say(f"{ref.name}: adapting to {len(tasks)} test tasks, {sum(len(t) for t in tasks)} transitions")
     with Stages() as bars:
-        adapt(meta, tasks, ref, options.methods, options.run_dir, bars.report, watch, options.episodes)
+        adapt(
+            meta, tasks, ref, options.methods, options.run_dir, bars.report, watch, options.episodes,
+            certify=options.certify, insist=options.insist,
+        )  # fmt: skip
     say(f"Policies: {options.run_dir / 'policies'}  (next: merpo evaluate {options.run_dir})")
     if options.verbose:
         say("\n".join(["Stage times:", *watch.lines()]))
@@ -74,6 +84,8 @@ def adapt(
     report: Report,
     watch: Stopwatch,
     episodes: int | None = None,
+    certify: bool = False,
+    insist: bool = False,
 ) -> dict[str, merpo.PolicySet]:
     """Adapt by every method and write the policies; those of an adaptation to something else are removed."""
     if unknown := [m for m in methods if m not in METHODS]:
@@ -82,17 +94,20 @@ def adapt(
         raise ConfigError(f"methods is empty: expected at least one of {', '.join(METHODS)}.")
     record = read_record(folder)
     target = {"data": asdict(ref), "episodes": episodes, "tasks": [t.name for t in tasks]}
+    if certify:
+        target |= {"certified": True, "insisted": insist}
     before = dict(record.adapted)
     kept = before.pop("methods", [])
     if before != target:
         kept = []
         for path in (folder / "policies").glob("*.safetensors"):
             path.unlink()
+        (folder / "certificates.json").unlink(missing_ok=True)
         record = replace(record, seconds={k: v for k, v in record.seconds.items() if not k.startswith("adapt")})
     make_folder(folder / "policies")
     found = {}
     models = None
-    if {"merpo", "rac"} & set(methods):
+    if {"merpo", "rac"} & set(methods) and not certify:
         begin = time.perf_counter()
         with watch.stage("adapting the models"):
             models = meta.adapt_models(tasks, report=report)
@@ -104,7 +119,10 @@ def adapt(
             report(stage if method in stage else f"{stage} ({method})", done, total, figures)
 
         with watch.stage(f"adapting ({method})"):
-            policies = meta.adapt_many(tasks, method, models=models, report=named)
+            if certify and method in ("merpo", "rac"):
+                policies = certified(meta, tasks, method, insist, named, folder)
+            else:
+                policies = meta.adapt_many(tasks, method, models=models, report=named)
             policies.save(folder / "policies" / f"{method}.safetensors")
             if policies.curves:
                 save_curves(folder, method, policies.curves, meta.config.rac.imagine_every)
@@ -115,3 +133,22 @@ def adapt(
         record = replace(record, adapted={**target, "methods": kept})
         record.save(folder)
     return found
+
+
+def certified(
+    meta: merpo.Meta, tasks: TaskSet, method: str, insist: bool, report: Report, folder: Path
+) -> merpo.PolicySet:
+    """Adapt with certificates, say what came of them, and keep them in the run folder by method."""
+    from merpo.certified import adapt_certified
+
+    policies = adapt_certified(meta, tuple(tasks), method, insist=insist, report=report)
+    rows = policies.certificates or ()
+    path = folder / "certificates.json"
+    known = json.loads(path.read_bytes()) if path.exists() else {}
+    content = {str(seed): [c.to_json() for c in row] for seed, row in zip(meta.seeds, rows, strict=True)}
+    write_atomic(path, json.dumps({**known, method: content}, indent=1) + "\n")
+    for seed, row in zip(meta.seeds, rows, strict=True):
+        say(f"{method}, seed {seed}: {sum(c.certified for c in row)} of {len(row)} policies certified")
+        for one in row:
+            say(f"  {one.sentence}")
+    return policies

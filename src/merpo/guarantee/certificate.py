@@ -1,0 +1,361 @@
+"""The improvement certificate: is this policy better than what logged the data, and than the meta-policy?
+
+The policy must have been learned from *other* episodes than those given here (`split_log`). On these, its return is
+estimated by linear fitted Q evaluation, today's by the logged returns themselves, and a lower confidence bound of the
+difference is formed. Anything that makes the estimate untrustworthy is a reason to refuse, said in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from merpo.data import TaskData
+from merpo.errors import ConfigError, DataError
+from merpo.evaluation.features import Features, OneHot, Smooth
+from merpo.evaluation.offpolicy import (
+    Problem,
+    Target,
+    effective_sample_size,
+    estimate_behaviour,
+    fitted_q,
+    importance_sampling,
+    rollouts,
+    task_arrays,
+)
+
+Method = Literal["bootstrap", "concentration"]
+Scores = Float[np.ndarray, " episode"]
+
+
+@dataclass(frozen=True)
+class CertificateConfig:
+    """What a certificate asks for."""
+
+    delta: float = 0.05
+    """Accepted probability of certifying a policy that is no better; the confidence is 1 - delta."""
+    share: float = 0.5
+    """Share of the log's episodes that are kept from learning, for the certificate."""
+    least_episodes: int = 10
+    """Fewer held-back episodes are too few for any interval."""
+    most_unsupported: float = 0.1
+    """Largest share of the policy's steps that may lie where the log has nothing near."""
+    least_effective: float = 20.0
+    """Least effective number of transitions behind the estimate."""
+    scale_factor: float = 5.0
+    """Rewards whose spread differs by more than this factor from the training tasks' are taken for another unit."""
+    discount: float = 1.0
+    """Discount of the returns that are compared."""
+    resamples: int = 2000
+    """Bootstrap draws."""
+    seed: int = 0
+    """Seed of the split, of resampling and of stitched trajectories."""
+
+    def __post_init__(self) -> None:
+        for name in ("delta", "share", "most_unsupported"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected a number strictly between 0 and 1.")
+        for name in ("least_episodes", "resamples"):
+            if getattr(self, name) < 2:
+                raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 2.")
+        if self.scale_factor <= 1.0:
+            raise ConfigError(f"scale_factor={self.scale_factor}: expected a factor above 1, e.g. 5.")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference of two returns and its lower bound."""
+
+    estimate: float
+    """J(policy) - J(other)."""
+    lower: float
+    """Below the true difference with the certificate's confidence."""
+    standard_error: float
+    method: str
+    """`bootstrap`, or `concentration` where the log is large enough for it."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The answer, with everything it rests on."""
+
+    task: str
+    certified: bool
+    """The lower bound over the behaviour policy is positive, and there is no reason to refuse."""
+    confidence: float
+    policy_return: float | None
+    """Estimated return of the policy (null where the log allows no estimate)."""
+    behaviour_return: float
+    """Mean logged return of the held-back episodes."""
+    over_behaviour: Comparison | None
+    over_meta: Comparison | None
+    """Against the meta-policy; null where none was given. It does not decide `certified`."""
+    episodes: int
+    """Held-back episodes."""
+    transitions: int
+    effective_transitions: float | None
+    unsupported: float | None
+    """Share of the policy's steps with nothing near in the log."""
+    stitched_return: float | None
+    """A second opinion on the policy's return, from trajectories stitched together."""
+    reasons: tuple[str, ...] = ()
+    """Why it was refused; empty when certified."""
+    assumptions: tuple[str, ...] = field(default=())
+    """What the certificate takes for granted."""
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one plain sentence."""
+        sure = f"{100 * self.confidence:g} % confidence"
+        if self.certified and self.over_behaviour is not None:
+            text = (
+                f"{self.task}: this policy is better than what runs today, with {sure}: by at least"
+                f" {self.over_behaviour.lower:.3g} per episode (estimated {self.over_behaviour.estimate:.3g}; today"
+                f" {self.behaviour_return:.4g})"
+            )
+            if self.over_meta is not None:
+                beyond = self.over_meta.lower > 0.0
+                text += f", and {'also' if beyond else 'not provably'} better than the meta-policy"
+            return text + "."
+        return f"{self.task}: not certified, do not deploy it as it is: {'; '.join(self.reasons)}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, `sentence` among them for people."""
+        return {**asdict(self), "sentence": self.sentence}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Certificate:
+        """What `to_json` gave. DataError if something is missing."""
+        values = {k: v for k, v in data.items() if k != "sentence"}
+        try:
+            for name in ("over_behaviour", "over_meta"):
+                values[name] = None if values[name] is None else Comparison(**values[name])
+            for name in ("reasons", "assumptions"):
+                values[name] = tuple(values[name])
+            return Certificate(**values)
+        except (KeyError, TypeError) as error:
+            raise DataError(f"certificate: not what merpo writes ({error}). Certify again.") from error
+
+
+def split_log(task: TaskData, config: CertificateConfig | None = None) -> tuple[TaskData, TaskData]:
+    """(to learn from, to certify on): whole episodes, seeded. DataError for a log of one episode."""
+    config = config or CertificateConfig()
+    if task.episodes < 2:
+        raise DataError(f"{task.name}: {task.episodes} episode; expected at least two to keep one from learning.")
+    order = np.random.default_rng([config.seed, 11]).permutation(task.episodes)
+    held = min(max(1, round(config.share * task.episodes)), task.episodes - 1)
+    return task.select(sorted(order[held:].tolist())), task.select(sorted(order[:held].tolist()))
+
+
+def choose(part: TaskData, targets: Sequence[Target], horizon: int, config: CertificateConfig | None = None) -> int:
+    """Which candidate (other alpha, lambda, number of updates) to certify: an index, from the learning part alone.
+
+    That of the largest lower bound over the behaviour, by fitted Q. Candidates were learned from the same episodes, so
+    the bounds are optimistic, all of them; the certificate, on episodes kept apart, is not touched by the choice.
+    """
+    if not targets:
+        raise ConfigError("targets is empty: expected at least one candidate.")
+    config = config or CertificateConfig()
+    problem = Problem(part, horizon, config.discount)
+    features: Features = OneHot() if targets[0].discrete else Smooth.fit(part, width=1.5)
+    fitted = [fitted_q(problem, target, features) for target in targets]
+    returns = problem.returns
+    if part.episodes < 2:
+        return int(np.argmax([f.value for f in fitted]))
+    return int(np.argmax([compare(f.scores - returns, f.value - float(returns.mean()), config).lower for f in fitted]))
+
+
+def certify(
+    held: TaskData,
+    target: Target,
+    horizon: int,
+    learned: TaskData,
+    meta: Target | None = None,
+    reward_std: float | None = None,
+    config: CertificateConfig | None = None,
+) -> Certificate:
+    """Compare `target` with the policy that logged `held`, and with `meta`.
+
+    `learned` is the part of the log that the policy came from: it shapes the features and is compared with `held`.
+    `reward_std` is the deviation of single rewards in the training tasks, where known: another unit is refused.
+    """
+    config = config or CertificateConfig()
+    problem = Problem(held, horizon, config.discount)
+    reasons = _log_faults(held, learned, horizon, reward_std, config)
+    returns = problem.returns
+    blank = Certificate(
+        held.name, False, 1.0 - config.delta, None, float(returns.mean()), None, None, held.episodes, len(held),
+        None, None, None, tuple(reasons),
+    )  # fmt: skip
+    if reasons:
+        return blank
+    features: Features = OneHot() if target.discrete else Smooth.fit(learned, width=1.5)
+    fitted = fitted_q(problem, target, features)
+    stitched = rollouts(problem, target, seed=config.seed)
+    behaviour, method = _over_behaviour(problem, target, fitted.scores, fitted.value, config)
+    over_meta = None
+    # where the features are an approximation, a lower second opinion lowers the bound by the difference
+    doubt = 0.0 if target.discrete else max(min(fitted.value, float(fitted.scores.mean())) - stitched.value, 0.0)
+    behaviour = replace(behaviour, lower=behaviour.lower - doubt)
+    if meta is not None:
+        other = fitted_q(problem, meta, features)
+        over_meta = compare(fitted.scores - other.scores, fitted.value - other.value, config)
+        over_meta = replace(over_meta, lower=over_meta.lower - doubt)
+    if stitched.far > config.most_unsupported:
+        reasons.append(
+            f"no support: {100 * stitched.far:.0f} % of the policy's steps lie where the log has nothing near"
+            f" (at most {100 * config.most_unsupported:g} % allowed)"
+        )
+    if not np.isfinite(fitted.value) or fitted.effective < config.least_effective:
+        reasons.append(
+            f"no support: the estimate rests on {fitted.effective:.0f} effective transitions (at least"
+            f" {config.least_effective:g} needed)"
+        )
+    if not behaviour.lower > 0.0:
+        reasons.append(
+            f"improvement not proven: estimated {behaviour.estimate:.3g} per episode, but the lower bound is"
+            f" {behaviour.lower:.3g}; more episodes would narrow it"
+        )
+    elif stitched.value <= returns.mean():
+        reasons.append(
+            f"the two estimates disagree: fitted Q says {fitted.value:.4g}, stitched trajectories"
+            f" {stitched.value:.4g}, today {returns.mean():.4g}"
+        )
+    return replace(
+        blank,
+        certified=not reasons,
+        policy_return=float(fitted.value),
+        over_behaviour=behaviour,
+        over_meta=over_meta,
+        effective_transitions=fitted.effective,
+        unsupported=stitched.far,
+        stitched_return=stitched.value,
+        reasons=tuple(reasons),
+        assumptions=_assumptions(method, target.discrete),
+    )
+
+
+def compare(scores: Scores, estimate: float, config: CertificateConfig) -> Comparison:
+    """Lower bound of a mean difference by the studentised bootstrap over episodes (Efron and Tibshirani 1993, 12.5).
+
+    Centred on the smaller of the plug-in estimate and the jackknife's bias-corrected one, the mean of the scores.
+    """
+    n = len(scores)
+    centre, error = min(float(scores.mean()), estimate), float(scores.std(ddof=1)) / np.sqrt(n)
+    rng = np.random.default_rng([config.seed, 12])
+    draws = scores[rng.integers(0, n, (config.resamples, n))]
+    spread = draws.std(1, ddof=1) / np.sqrt(n)
+    student = (draws.mean(1) - scores.mean()) / np.maximum(spread, 1e-12 + 1e-3 * error)
+    quantile = max(float(np.quantile(student, 1.0 - config.delta)), 0.0)
+    return Comparison(estimate, centre - quantile * error, error, "bootstrap")
+
+
+def bernstein_lower(scores: Scores, low: float, high: float, delta: float) -> float:
+    """Empirical Bernstein lower bound of the mean of scores in [low, high] (Maurer and Pontil 2009, theorem 4)."""
+    n = len(scores)
+    log = np.log(2.0 / delta)
+    return float(
+        scores.mean() - np.sqrt(2.0 * scores.var(ddof=1) * log / n) - 7.0 * (high - low) * log / (3.0 * (n - 1))
+    )
+
+
+def _over_behaviour(
+    problem: Problem, target: Target, scores: Scores, value: float, config: CertificateConfig
+) -> tuple[Comparison, Method]:
+    """The bound that the log allows; chosen from its size and from the weights, never from the rewards' outcome.
+
+    The concentration bound needs importance ratios (a stochastic policy) and so many episodes that its range term is
+    below a twentieth of the range of returns; ratios are truncated, which only lowers the bound.
+    """
+    returns, n = problem.returns, problem.task.episodes
+    plain = compare(scores - returns, value - float(returns.mean()), config)
+    t = task_arrays(problem.task)
+    span = float(np.ptp(t.reward)) * problem.horizon
+    whole = bool((np.diff(problem.task.episode_start) == problem.horizon).all()) and problem.discount == 1.0
+    width = 3.0 * span
+    enough = 7.0 * width * np.log(2.0 / config.delta) / (3.0 * (n - 1)) < 0.05 * span if n > 1 else False
+    if not (target.discrete and whole and enough):
+        return plain, "bootstrap"
+    least = float(t.reward.min())
+    shifted = replace(problem.task, transitions=replace(problem.task.transitions, reward=t.reward - least))
+    counted = Problem(shifted, problem.horizon)
+    ratio = importance_sampling(counted, target, estimate_behaviour(problem.task, True))
+    if effective_sample_size(ratio + 1e-12) < 0.02 * n:
+        return plain, "bootstrap"
+    difference = np.minimum(ratio, 2.0 * span) - counted.returns
+    lower = bernstein_lower(difference, -span, 2.0 * span, config.delta)
+    error = float(difference.std(ddof=1)) / np.sqrt(n)
+    return Comparison(float(difference.mean()), lower, error, "concentration"), "concentration"
+
+
+def _log_faults(
+    held: TaskData, learned: TaskData, horizon: int, reward_std: float | None, config: CertificateConfig
+) -> list[str]:
+    """What forbids any estimate."""
+    found = []
+    if held.episodes < config.least_episodes:
+        found.append(
+            f"log too small: {held.episodes} episodes were kept from learning, at least {config.least_episodes} are"
+            f" needed (a log of {int(np.ceil(config.least_episodes / config.share))})"
+        )
+    t = task_arrays(held)
+    lengths = np.diff(held.episode_start)
+    ended = t.terminated[held.episode_start[1:] - 1]
+    if short := int(((lengths < horizon) & ~ended).sum()):
+        found.append(f"{short} episodes stop before the horizon of {horizon} steps without having ended")
+    reward = np.concatenate([t.reward, np.asarray(learned.transitions.reward, np.float64)])
+    if not np.isfinite(reward).all():
+        found.append("rewards that are not finite")
+        return found
+    spread = float(reward.std())
+    if spread <= 1e-9 * max(float(np.abs(reward).max()), 1e-9):
+        found.append("no signal: all rewards are equal")
+        return found
+    if reward_std is not None and reward_std > 0.0:
+        factor = spread / reward_std
+        if not 1.0 / config.scale_factor < factor < config.scale_factor:
+            found.append(
+                f"reward scale: the rewards spread {factor:.3g} times as much as in the training tasks; check their"
+                " unit"
+            )
+    sizes = [np.abs(np.asarray(p.transitions.reward)[a:b]).mean() for p in (held, learned) for a, b in _spans(p)]
+    low, high = np.quantile(sizes, [0.1, 0.9])
+    if high > 20.0 * max(low, 1e-9 * high) and _two_groups(np.asarray(sizes, np.float64)):
+        found.append(
+            f"reward scale: the rewards of some episodes are {high / max(low, 1e-300):.0f} times as large as those of"
+            " others; check their unit"
+        )
+    return found
+
+
+def _spans(task: TaskData) -> list[tuple[int, int]]:
+    return list(zip(task.episode_start[:-1].tolist(), task.episode_start[1:].tolist(), strict=True))
+
+
+def _two_groups(sizes: Scores) -> bool:
+    """Whether the sizes fall into two groups with an empty factor of five between them (sparse rewards do not)."""
+    positive = np.sort(sizes[sizes > 0.0])
+    return len(positive) > 0.9 * len(sizes) and bool((positive[1:] / positive[:-1]).max() > 5.0)
+
+
+def _assumptions(method: Method, discrete: bool) -> tuple[str, ...]:
+    """What is taken for granted, for people."""
+    reach = (
+        "the observation is the whole state, one of finitely many"
+        if discrete
+        else "action values are close to linear in polynomials and random Fourier features of the log's own scale"
+    )
+    interval = {
+        "bootstrap": "the held-back episodes are enough for a bootstrap (asymptotic, not exact)",
+        "concentration": "the behaviour policy as estimated by counting gives the true action probabilities",
+    }[method]
+    return (
+        "the held-back episodes were logged by today's policy, independently of each other and of what was learned",
+        "the task will stay as it was logged, and start as it did",
+        reach,
+        interval,
+    )
