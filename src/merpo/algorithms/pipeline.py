@@ -178,7 +178,8 @@ def fit(
 
     def models_of(seed: int) -> tuple[Ensemble, FittedModel]:
         k_meta, k_adapt = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
-        meta = fit_meta_model(batch, scale, k_meta, info, termination.learned, config, report)
+        heard = report if seed == seeds[0] else silent  # seeds keep step; one of them tells how far they are
+        meta = fit_meta_model(batch, scale, k_meta, info, termination.learned, config, heard)
         models, _ = dyn.adapt_models(
             meta, batch.stacked, batch.rows, scale, k_adapt,
             config=config.dynamics, learn_termination=termination.learned,
@@ -317,11 +318,10 @@ def fit_new(
             meta, batch.stacked, batch.rows, learned.scale, k,
             config=config.dynamics, learn_termination=termination.learned,
         )  # fmt: skip
-        error = np.asarray(curve)
-        report("adapting the model", i + 1, len(seeds), {"error": float(np.mean(error[:, -1]))})
-        return models, error
+        return models, np.asarray(curve)
 
     fitted, errors = zip(*side_by_side(models_of, range(len(seeds))), strict=True)
+    report("adapting the models", len(seeds), len(seeds), {"error": float(np.mean([e[:, -1] for e in errors]))})
     return NewTasks(batch, termination, _joined(fitted), np.stack(errors))
 
 

@@ -29,8 +29,10 @@ def cuts(jobs: int, parts: int) -> list[slice]:
 
 
 def side_by_side(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    """`work` on every part, each from its own thread: XLA leaves Python's lock while it computes."""
+    """`work` on every part, the first here and the others each from its own thread: XLA leaves Python's lock while it
+    computes."""
     if len(parts) == 1:
         return [work(parts[0])]
-    with ThreadPoolExecutor(len(parts)) as pool:
-        return list(pool.map(work, parts))
+    with ThreadPoolExecutor(len(parts) - 1) as pool:
+        others = [pool.submit(work, part) for part in parts[1:]]
+        return [work(parts[0]), *(other.result() for other in others)]

@@ -82,7 +82,7 @@ class Stages:
                 if self._bars is not None:
                     known.bar = self._bars.add_task(stage, total=total, figures="", rate="")
             elif done <= known.done:  # the same work once more, for the next seed
-                known.began, known.first = self._last[thread], (now, done)
+                known.began, known.first = self._last.get(thread, self._entered), (now, done)
             known.done, self._last[thread] = done, now
             rate = known.rate(now, done)
             if self._bars is not None:
