@@ -1,0 +1,41 @@
+"""Parts of the job axis side by side: equal cuts, results in order, the first part on the calling thread."""
+
+import threading
+
+import pytest
+
+from merpo.algorithms.threads import cuts, side_by_side
+
+
+@pytest.mark.parametrize(("jobs", "parts", "expected"), [(6, 2, 2), (6, 4, 3), (5, 2, 1), (1, 8, 1), (4, 0, 1)])
+def test_cuts_are_equal_and_cover_the_axis(jobs, parts, expected):
+    found = cuts(jobs, parts)
+    assert len(found) == expected
+    assert [i for c in found for i in range(jobs)[c]] == list(range(jobs))
+    assert len({c.stop - c.start for c in found}) == 1
+
+
+def test_parts_run_at_the_same_time_and_keep_their_order():
+    """Each waits for all others: one after another they would never end."""
+    meeting, here = threading.Barrier(3, timeout=20), threading.get_ident()
+
+    def work(part):
+        meeting.wait()
+        return part, threading.get_ident()
+
+    found = side_by_side(work, [1, 2, 3])
+    assert [part for part, _ in found] == [1, 2, 3]
+    assert found[0][1] == here
+    assert len({thread for _, thread in found}) == 3
+
+
+def test_an_error_in_any_part_is_raised():
+    def work(part):
+        if part == 1:
+            raise ValueError("part 1")
+        return part
+
+    with pytest.raises(ValueError, match="part 1"):
+        side_by_side(work, [0, 1])
+    with pytest.raises(ValueError, match="part 1"):
+        side_by_side(work, [1, 0])
