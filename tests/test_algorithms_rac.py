@@ -25,8 +25,8 @@ def number(x):
     return jnp.asarray(x, jnp.float32)
 
 
-def weights(alpha=0.4, beta=0.5, floor=0.0, pace=0.0):
-    return rac.Weights(alpha=number(alpha), beta=number(beta), floor=number(floor), pace=number(pace))
+def weights(alpha=0.4, beta=0.5, floor=0.0, pace=0.0, ramp=0.0):
+    return rac.Weights(number(alpha), number(beta), number(floor), number(pace), number(ramp))
 
 
 def decided(seed: int, spread: float = 1.0):
@@ -297,6 +297,23 @@ def test_alpha_one_makes_the_whole_update_independent_of_the_anchor(update, stat
     assert eqx.tree_equal(*runs)
     runs = [update(state, REAL, MODEL, actor(s), weights(alpha=0.5), jax.random.key(0))[0] for s in (1, 2)]
     assert not eqx.tree_equal(runs[0].actor, runs[1].actor)
+
+
+def test_the_term_of_the_meta_policy_grows_over_its_ramp(update, state):
+    """At the start of a ramp the anchor does not count; later its part of Adam's first moment has grown with time."""
+
+    def moment(step, ramp, anchor, alpha=0.0):
+        begun = eqx.tree_at(lambda s: s.step, state, jnp.asarray(step, jnp.int32))
+        used = weights(alpha=alpha, pace=0.1, ramp=ramp)
+        new, _ = update(begun, REAL, MODEL, actor(anchor), used, jax.random.key(0))
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(new.actor_opt[0].mu)])
+
+    np.testing.assert_array_equal(moment(0, 0.5, 1), moment(0, 0.5, 2))
+    whole = moment(5, 0.5, 1) - moment(5, 0.5, 2)
+    assert np.abs(whole).max() > 1e-4
+    part = moment(2, 0.5, 1) - moment(2, 0.5, 2)  # a fifth of the phase, 2/5 of the ramp
+    np.testing.assert_allclose(part, 0.4 * whole, atol=1e-5)
+    np.testing.assert_allclose(moment(0, 0.0, 1) - moment(0, 0.0, 2), whole, atol=1e-5)
 
 
 def test_the_actors_loss_reaches_the_actor_alone(update, state):

@@ -12,8 +12,8 @@ import merpo.tasks
 from merpo import DynamicsConfig
 from merpo.data import Preparation, stack
 from merpo.dynamics.ensemble import Ensemble, fit_scale, holdout_error
-from merpo.dynamics.fit import adapt_models, fit_steps, meta_chunk, optimiser, split_rows, take
-from toys import ensemble, linear_set, linear_task, unit_scale
+from merpo.dynamics.fit import Rows, adapt_models, fit_steps, meta_chunk, optimiser, split_rows, take
+from toys import ensemble, linear_set, linear_task, transitions, unit_scale
 
 CONFIG = DynamicsConfig(
     hidden=(6,), members=3, elites=2, batch=8, eta=0.01, meta_iterations=10, inner_steps=3, adapt_steps=20, check_every=5,
@@ -177,3 +177,22 @@ def test_from_the_meta_model_few_steps_reach_what_scratch_needs_many_for():
     from_meta, from_scratch = curves
     assert from_meta[1] <= from_scratch[5]
     assert from_meta[0] < from_scratch[0]
+
+
+def test_a_share_of_the_step_size():
+    """Half of the share moves the parameters half as far in one Adam step; none leaves them where they are."""
+    config = DynamicsConfig(hidden=(4,), members=2, elites=2, batch=4)
+    model, data = ensemble(0, 3, 2, config), transitions(0, 9)
+    index = jnp.arange(9, dtype=jnp.int32)
+    rows = Rows(jnp.stack([index, index]), index, jnp.asarray(9, jnp.int32), index, index >= 0)
+    start = optimiser(config).init(model)
+    run = jax.jit(
+        lambda share: fit_steps(
+            model, start, model, data, rows, unit_scale(3), jax.random.key(0), 1, config, False, share
+        )[0]
+    )
+    whole, half, none = (run(jnp.float32(s)) for s in (1.0, 0.5, 0.0))
+    for m, w, h, n in zip(*map(jax.tree.leaves, (model, whole, half, none)), strict=True):
+        np.testing.assert_array_equal(n, m)
+        np.testing.assert_allclose(2 * (np.asarray(h) - m), np.asarray(w) - m, atol=1e-6)
+        assert not np.array_equal(w, m)

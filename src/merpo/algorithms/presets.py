@@ -33,6 +33,7 @@ SMALL = MerPOConfig(
         members=5,
         elites=4,
         learning_rate=3e-3,
+        lr_final=0.05,
         batch=64,
         eta=0.03,
         meta_iterations=120,

@@ -132,7 +132,7 @@ class Weights(eqx.Module):
     is unbounded and only its excess over the best fit estimates KL(pi_beta || pi)."""
     pace: Float[Array, "*job"]
     """1 / updates of the phase: how fast the step sizes fall."""
-    ramp: Float[Array, "*job"]
+    ramp: Float[Array, "*job"] = eqx.field(default_factory=lambda: jnp.zeros((), jnp.float32))
     """Share of the phase over which the term of pi_c grows to its full weight: a meta-policy that has yet to learn
     has nothing to say."""
 
@@ -243,8 +243,8 @@ def actor_loss(
     temperature: Float[Array, ""],
     scale: Float[Array, ""],
     improve: Float[Array, ""],
-    follow: Float[Array, ""],
     key: PRNGKeyArray,
+    follow: Float[Array, ""] | float = 1.0,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """-E[min Q]/scale + lambda (alpha D(pi,pi_beta) + (1-alpha) KL(pi||pi_c)) + temperature E[log pi] (MerPO, 4).
 
@@ -312,7 +312,7 @@ def update(
     improve = (state.step >= config.warmup).astype(jnp.float32)
     grads, found = jax.grad(actor_loss, has_aux=True)(
         state.actor, critic, anchor, both.obs, real.action, weights.alpha, lam, temperature,
-        jnp.maximum(scale, 1e-6), improve, follow, k_actor,
+        jnp.maximum(scale, 1e-6), improve, k_actor, follow,
     )  # fmt: skip
     steps, actor_opt = optax.adam(config.actor_lr).update(grads, state.actor_opt)
     actor = stepped(state.actor, steps, share)

@@ -33,6 +33,8 @@ class DynamicsConfig:
     """Members used for imagination: those with the least hold-out error."""
     learning_rate: float = 1e-3
     """Adam step size of every gradient step on a task's model."""
+    lr_final: float = 1.0
+    """The step size falls linearly to this share: inner steps over the outer iterations, a task's own over its fit."""
     batch: int = 256
     """Rows per member and step."""
     holdout: float = 0.2
@@ -59,6 +61,8 @@ class DynamicsConfig:
             raise ConfigError(f"elites={self.elites}: expected 1..members={self.members}. Lower it or add members.")
         if not 0.0 < self.holdout < 1.0:
             raise ConfigError(f"holdout={self.holdout}: expected a share strictly between 0 and 1, e.g. 0.2.")
+        if not 0.0 < self.lr_final <= 1.0:
+            raise ConfigError(f"lr_final={self.lr_final}: expected a share in (0, 1], where 1 stands for no decay.")
         if not 0.0 < self.meta_rate <= 1.0:
             raise ConfigError(f"meta_rate={self.meta_rate}: expected a share in (0, 1].")
         if self.eta < 0.0:

@@ -126,8 +126,12 @@ def fit_steps(
     steps: int,
     config: DynamicsConfig,
     learn_termination: bool,
+    share: Float[Array, ""] | float = 1.0,
 ) -> tuple[Ensemble, optax.OptState, Float[Array, ""]]:
-    """`steps` Adam steps on one task's inner objective; every member draws from its own bootstrap sample."""
+    """`steps` Adam steps on one task's inner objective; every member draws from its own bootstrap sample.
+
+    `share` is that of the step size.
+    """
     opt = optimiser(config)
 
     def step(carry, k):
@@ -138,7 +142,7 @@ def fit_steps(
             model, anchor, take(data, index), scale, config.eta, learn_termination
         )
         updates, opt_state = opt.update(grads, opt_state)
-        return (optax.apply_updates(model, updates), opt_state), metrics["dynamics/nll"]
+        return (jax.tree.map(lambda p, u: p + share * u, model, updates), opt_state), metrics["dynamics/nll"]
 
     (model, opt_state), nll = jax.lax.scan(step, (model, opt_state), jax.random.split(key, steps))
     return model, opt_state, jnp.mean(nll)
@@ -168,6 +172,7 @@ def meta_iteration(
     config: DynamicsConfig,
     learn_termination: bool,
     tasks_per_iteration: int,
+    share: Float[Array, ""],
 ) -> tuple[Ensemble, Float[Array, ""]]:
     """One outer iteration on a random subset of tasks: inner steps from phi_m, then phi_m towards their mean."""
     choose, inner = jax.random.split(key)
@@ -180,13 +185,17 @@ def meta_iteration(
         own = jax.tree.map(lambda x: x[i], rows)
         phi, _, nll = fit_steps(
             meta, optimiser(config).init(meta), meta, data, own, scale, k, config.inner_steps, config,
-            learn_termination,
+            learn_termination, share,
         )  # fmt: skip
         return phi, nll
 
     phis, nll = map_groups(one, (picked, jax.random.split(inner, tasks_per_iteration)), config.group)
     meta = jax.tree.map(lambda m, p: m - rate * (m - jnp.mean(p, axis=0)), meta, phis)
     return meta, jnp.mean(nll)
+
+
+def _share(done: Float[Array, ""], config: DynamicsConfig) -> Float[Array, ""]:
+    return 1.0 - (1.0 - config.lr_final) * done
 
 
 @partial(jax.jit, static_argnames=("config", "learn_termination", "iterations", "tasks_per_iteration"))
@@ -210,7 +219,7 @@ def meta_chunk(
         rate = config.meta_rate * jnp.maximum(1.0 - done, 0.1)
         return meta_iteration(
             meta, stacked, rows, scale, jax.random.fold_in(key, start + i), rate, config, learn_termination,
-            tasks_per_iteration,
+            tasks_per_iteration, _share(done, config),
         )  # fmt: skip
 
     return jax.lax.scan(body, meta, jnp.arange(iterations))
@@ -240,11 +249,13 @@ def adapt_one(
 
         return jax.tree.map(pick, model, best), jnp.minimum(error, best_error)
 
-    def body(carry, k):
+    def body(carry, step):
         model, opt_state, best, best_error = carry
+        k, done = step
         model, opt_state, _ = fit_steps(
-            model, opt_state, anchor, data, rows, scale, k, config.check_every, config, learn_termination
-        )
+            model, opt_state, anchor, data, rows, scale, k, config.check_every, config, learn_termination,
+            _share(done, config),
+        )  # fmt: skip
         error = holdout_error(model, held, rows.held_valid, scale)
         best, best_error = keep(best, best_error, model, error)
         return (model, opt_state, best, best_error), jnp.mean(error)
@@ -252,7 +263,8 @@ def adapt_one(
     first = holdout_error(start, held, rows.held_valid, scale)
     checks = config.adapt_steps // config.check_every
     carry = (start, optimiser(config).init(start), start, first)
-    (_, _, best, error), curve = jax.lax.scan(body, carry, jax.random.split(key, checks))
+    done = jnp.arange(checks, dtype=jnp.float32) / max(checks - 1, 1)
+    (_, _, best, error), curve = jax.lax.scan(body, carry, (jax.random.split(key, checks), done))
     fitted = FittedModel(best, elite_indices(error, config.elites), error)
     return fitted, jnp.concatenate([jnp.mean(first)[None], curve])
 
