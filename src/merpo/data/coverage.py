@@ -196,9 +196,10 @@ def _quality(tasks: Sequence[TaskData]) -> tuple[str, str]:
         top = np.sort(returns)[-max(len(returns) // 10, 1) :].mean()
         if np.isfinite(top) and returns.std() > 0:
             gain.append((top - returns.mean()) / returns.std())
-    better = f"the best tenth of the episodes lies {np.mean(gain):.1f} standard deviations above the mean"
     if not scaled:
-        rest = better if gain else "all episodes of a task return the same"
+        rest = "all episodes of a task return the same"
+        if gain:
+            rest = f"the best tenth of the episodes lies {np.mean(gain):.1f} standard deviations above the mean"
         return "unknown", f"no reference returns are stored; {rest}"
     mean = float(np.mean([s.mean() for s in scaled]))
     spread = float(np.mean([s.std() for s in scaled]))
