@@ -264,3 +264,12 @@ def test_hashes_tell_rows_apart_and_agree_on_equal_ones():
     keys = np.unique(hashed(x), return_inverse=True)[1]
     assert len(np.unique(same)) == len(np.unique(keys)) == len(np.unique(np.stack([same, keys]), axis=1).T)
     assert len(np.unique(row_keys(big()))) == 150
+
+
+@pytest.mark.parametrize("lengths", [(6,), (1,), (1, 1), (2,)])
+def test_tiny_logs_have_a_report_too(lengths):
+    report = check(TaskSet(LEARNED, (replace(make_task(lengths=lengths), reference={}),)))
+    assert "small" in {f.code for f in report.findings}
+    assert report.coverage.quality == "unknown"
+    json.dumps(report.to_json(), allow_nan=False)
+    report.render()

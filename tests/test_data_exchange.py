@@ -221,6 +221,8 @@ def test_the_command_line_and_the_mapping_file_agree(tmp_path, monkeypatch, caps
     assert any(line.startswith("m2") and f"{mean:.4g} +-" in line for line in said.splitlines())
     assert main(["data", "check", "one"]) == 0
     assert "can be learned from" in capsys.readouterr().out
+    assert main([*command, "whole", *flags.split(), "--action-high", "40", "--task", "-", "--next-obs", "-"]) == 2
+    assert "two different rows" in capsys.readouterr().err  # without the task column the machines' rows collide
     assert main([*command, "one", "--mapping", str(tmp_path / "map.toml")]) == 2  # the name is taken
     assert "--overwrite" in capsys.readouterr().err
     share = [*flags.split(), "--action-bounds", "data", "--test-share", "0.3"]
@@ -323,6 +325,11 @@ def test_tables_in_memory(tmp_path):
             return table[name].astype(object) if name == "machine" else table[name]
 
     assert same(from_table(Frame(), family="b", columns=NAMES, gamma=0.9, test=["m2"]), stored)
+    numbered = {
+        i: x for i, x in enumerate(table.values())
+    }  # columns named by numbers, as arrays turned into frames have
+    own = Columns(time="0", task="1", episode="2", obs=("3", "4"), action=("5",), reward="6")
+    assert same(from_table(numbered, family="b", columns=own, gamma=0.9, test=["m2"]), stored)
     with pytest.warns(DataWarning, match="out of order"):
         from_table(take(table, np.arange(30)[::-1]), family="b", columns=NAMES)
     stamps = table | {"t": np.datetime64("2024-01-01") + table["t"].astype("timedelta64[s]")}

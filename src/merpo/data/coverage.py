@@ -20,6 +20,8 @@ SAMPLE, POOL = 256, 4096
 """Rows drawn per task, and rows of the other tasks that they are compared with."""
 BINS = 10
 """Parts into which the range of an action column is divided."""
+NEAREST = 1e-3
+"""States closer than this per column, in standard deviations, are always near each other."""
 APART = 0.5
 """Share of a test task's states near training states below which it is reported."""
 NARROW = 0.3
@@ -82,7 +84,10 @@ def coverage(tasks: Sequence[TaskData], about: SetInfo) -> Coverage:
     obs = [x / scale for x in obs]
     pairs = [_neighbours(t, about, scale) for t in tasks]
     distances = [d for (d, _), t in zip(pairs, tasks, strict=True) if t.split == "train" and len(d)]
-    radius = float(np.quantile(np.concatenate(distances), 0.95)) if distances else None
+    radius = None
+    if distances:  # never below rounding: equal states may be all there is
+        least = NEAREST * float(np.sqrt(about.obs_dim))
+        radius = max(float(np.quantile(np.concatenate(distances), 0.95)), least)
     found = []
     for i, task in enumerate(tasks):
         others = [x for j, (x, t) in enumerate(zip(obs, tasks, strict=True)) if j != i and t.split == "train"]
@@ -191,9 +196,10 @@ def _quality(tasks: Sequence[TaskData]) -> tuple[str, str]:
         top = np.sort(returns)[-max(len(returns) // 10, 1) :].mean()
         if np.isfinite(top) and returns.std() > 0:
             gain.append((top - returns.mean()) / returns.std())
-    better = f"the best tenth of the episodes lies {np.mean(gain):.1f} standard deviations above the mean"
     if not scaled:
-        rest = better if gain else "all episodes of a task return the same"
+        rest = "all episodes of a task return the same"
+        if gain:
+            rest = f"the best tenth of the episodes lies {np.mean(gain):.1f} standard deviations above the mean"
         return "unknown", f"no reference returns are stored; {rest}"
     mean = float(np.mean([s.mean() for s in scaled]))
     spread = float(np.mean([s.std() for s in scaled]))

@@ -66,7 +66,7 @@ class Collector:
             self._folder = Path(tempfile.mkdtemp(prefix=".tmp-import-", dir=self._parent))
         for task, blocks in self._blocks.items():
             stem = self._folder / str(self._index[task])
-            for numbers, labels in blocks:
-                disk.append(stem.with_suffix(".f32"), np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data)
-                disk.append(stem.with_suffix(".i64"), np.ascontiguousarray(labels).reshape(-1).view(np.uint8).data)
+            for suffix, parts in ((".f32", [x for x, _ in blocks]), (".i64", [y for _, y in blocks])):
+                joined = np.ascontiguousarray(np.concatenate(parts))
+                disk.append(stem.with_suffix(suffix), joined.reshape(-1).view(np.uint8).data)
         self._blocks, self._held = {}, 0

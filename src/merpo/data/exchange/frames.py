@@ -43,7 +43,9 @@ def from_table(
     [('a', 'train', 4), ('b', 'test', 4)]
     """
     chosen, notes = Settings(family=family, **settings), Notes()
-    found = resolve(columns or Columns(), _names(table), WHERE)
+    names_there = _names(table)
+    found = resolve(columns or Columns(), [str(n) for n in names_there], WHERE)
+    table = {str(n): table[n] for n in names_there if str(n) in found.used}
     notes.add("unused", len(found.unused), ", ".join(found.unused[:12]) if found.unused else None)
     numbers = {name: _number(table, name) for name in found.numbers}
     rows = len(numbers[found.single["reward"]])
@@ -93,12 +95,12 @@ def from_table(
     return made
 
 
-def _names(table: Any) -> list[str]:
+def _names(table: Any) -> list[Any]:
     for attribute in ("column_names", "columns"):  # Arrow has both, and means data by the second
         if hasattr(table, attribute):
-            return [str(n) for n in getattr(table, attribute)]
+            return list(getattr(table, attribute))
     if hasattr(table, "keys"):
-        return [str(n) for n in table.keys()]  # noqa: SIM118
+        return list(table.keys())
     raise DataError(
         f"table of type {type(table).__name__}: expected a DataFrame, an Arrow table or a mapping of arrays."
         " Convert it, e.g. with dict(zip(names, array.T))."
