@@ -54,11 +54,12 @@ def load(
         if candidate in known:
             return storage.load(candidate, root)
     try:
-        from merpo.tasks import QUALITIES, families, generate
+        from merpo.tasks import QUALITIES, env_specs, families, generate
     except ImportError:
         return storage.load(name, root)
     if family in families() and quality in QUALITIES:
-        storage.save(generate(family, quality, episodes, seed), generated, root)
+        made = generate(family, quality, episodes, seed)
+        storage.save(made, generated, root, env_spec=env_specs(made))
         return storage.load(generated, root)
     if quality and family in families():
         raise UnknownNameError(f"name={name!r}: unknown quality {quality!r}; expected one of {', '.join(QUALITIES)}.")

@@ -77,14 +77,14 @@ def evaluate(
 ) -> Results:
     """Returns [seed, task, episode] of every method, with the logged behaviour, references and protocol."""
     from merpo.evaluation import Results, evaluate_policies
-    from merpo.tasks import families, get_family
+    from merpo.tasks import families, family_of
 
     if tasks.info.family not in families():
         raise ConfigError(
             f"family={tasks.info.family!r} has no simulator: known are {', '.join(families())}. Policies for other data"
             " can be used (merpo.PolicySet.load) but not simulated."
         )
-    family = get_family(tasks.info.family)
+    family = family_of(tasks.info)
     ids = [task_id(t.name) for t in tasks]
     begin = time.perf_counter()
     with watch.stage("simulating"):
