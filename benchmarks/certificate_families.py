@@ -1,6 +1,6 @@
 """The certificate and off-policy evaluation on point robots, against simulated returns.
 
-    python benchmarks/certificate_families.py [--updates 200] [--seed 0] [--out results/certificate]
+    python benchmarks/certificate_families.py [--updates 500] [--seed 0] [--out results/certificate]
 
 Per family and quality, MerPO is meta-trained on the first training tasks; the policies of further tasks, none of them
 trained on, are adapted to half of their 50 logged episodes of 20 steps and certified on the other half, with the logs
@@ -34,9 +34,9 @@ from merpo.evaluation.offpolicy import (
     estimate_behaviour,
     fitted_q,
     importance_sampling,
-    rollouts,
     task_arrays,
 )
+from merpo.evaluation.stitched import rollouts
 from merpo.guarantee.certificate import CertificateConfig, certify, split_log
 from merpo.runs import versions, write_atomic
 from merpo.tasks import behaviour_act, generate, get_family, reference_returns
@@ -79,7 +79,7 @@ def estimates(problem: Problem, act: Any, features: Smooth) -> dict[str, float]:
     behaviour = estimate_behaviour(problem.task)
     return {
         "fitted Q": fitted.value,
-        "stitched rollouts": rollouts(problem, target).value,
+        "stitched rollouts": rollouts(problem, target, features).value,
         "weighted IS": float(importance_sampling(problem, noisy, behaviour, weighted=True).mean()),
         "per-decision IS": float(importance_sampling(problem, noisy, behaviour).mean()),
         "doubly robust": float(doubly_robust(problem, noisy, behaviour, features, fitted).mean()),
@@ -95,7 +95,7 @@ def case(
     training, new = logs(family, quality, seed)
     # a light learner: the certificate must judge whatever comes out of it, and poor policies are welcome
     light = replace(SMALL.dynamics, members=3, elites=2, meta_iterations=20, inner_steps=10, adapt_steps=200)
-    settings = replace(SMALL, train_updates=updates, adapt_updates=updates, bc_updates=updates, dynamics=light)
+    settings = replace(SMALL, train_updates=300, adapt_updates=updates, bc_updates=updates, dynamics=light)
     meta = merpo.MerPO(settings, seed=seed).fit(training)
     halves = [split_log(t, replace(config, seed=seed)) for t in new]
     learn = TaskSet(training.info, tuple(replace(a, split="test") for a, _ in halves))
@@ -166,7 +166,7 @@ def markdown(found: dict[str, dict[str, dict[str, float]]]) -> str:
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description="The certificate on point robots.")
-    parser.add_argument("--updates", type=int, default=200, help="updates of meta-training and of every adaptation")
+    parser.add_argument("--updates", type=int, default=500, help="updates of every adaptation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds of logs and learning, from --seed on")
     parser.add_argument("--out", default="results/certificate")

@@ -24,9 +24,9 @@ from merpo.evaluation.offpolicy import (
     estimate_behaviour,
     fitted_q,
     importance_sampling,
-    rollouts,
     task_arrays,
 )
+from merpo.evaluation.stitched import rollouts
 
 Method = Literal["bootstrap", "concentration"]
 Scores = Float[np.ndarray, " episode"]
@@ -195,15 +195,18 @@ def certify(
         return blank
     features: Features = OneHot() if target.discrete else Smooth.fit(learned, width=1.5)
     fitted = fitted_q(problem, target, features)
-    stitched = rollouts(problem, target, seed=config.seed)
+    stitched = rollouts(problem, target, features, seed=config.seed)
     behaviour, method = _over_behaviour(problem, target, fitted.scores, fitted.value, config)
     over_meta = None
     # where the features are an approximation, a lower second opinion lowers the bound by the difference
     doubt = 0.0 if target.discrete else max(min(fitted.value, float(fitted.scores.mean())) - stitched.value, 0.0)
     behaviour = replace(behaviour, lower=behaviour.lower - doubt)
     if meta is not None:
-        other = fitted_q(problem, meta, features)
-        over_meta = compare(fitted.scores - other.scores, fitted.value - other.value, config)
+        # with rewards negated twice, what the log does not know of the meta-policy counts in its favour
+        t = held.transitions
+        mirrored = replace(held, transitions=replace(t, reward=-np.asarray(t.reward)))
+        other = fitted_q(Problem(mirrored, horizon, config.discount), meta, features)
+        over_meta = compare(fitted.scores + other.scores, fitted.value + other.value, config)
         over_meta = replace(over_meta, lower=over_meta.lower - doubt)
     if stitched.far > config.most_unsupported:
         reasons.append(
