@@ -5,7 +5,9 @@
     doubly_robust       per-decision importance sampling of the residuals of fitted Q, plain or weighted
                         (Jiang and Li 2016; Thomas and Brunskill 2016)
 
-Model-based rollouts are in `stitched.py`. All estimate J(pi) = E[sum over the first `horizon` steps of discount^t r_t]; after a termination nothing follows.
+Model-based rollouts are in `stitched.py`.
+
+All estimate J(pi) = E[sum over the first `horizon` steps of discount^t r_t]; after a termination nothing follows.
 NumPy float64 and linear regression throughout: an estimate takes milliseconds, so that resampling is affordable.
 """
 
