@@ -1,4 +1,4 @@
-"""Simulated returns of policies, off-policy estimates, statistics over few runs, and the results that tables and figures show."""
+"""Simulated returns, off-policy estimates, statistics over few runs, and the results that tables and figures show."""
 
 from merpo.evaluation.features import OneHot, Smooth
 from merpo.evaluation.offpolicy import (
