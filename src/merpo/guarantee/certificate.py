@@ -125,7 +125,8 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, `sentence` among them for people."""
-        return {**asdict(self), "sentence": self.sentence}
+        lists = {"reasons": list(self.reasons), "assumptions": list(self.assumptions)}
+        return {**asdict(self), **lists, "sentence": self.sentence}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Certificate:
