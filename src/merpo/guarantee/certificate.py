@@ -89,8 +89,8 @@ class Certificate:
     confidence: float
     policy_return: float | None
     """Estimated return of the policy (null where the log allows no estimate)."""
-    behaviour_return: float
-    """Mean logged return of the held-back episodes."""
+    behaviour_return: float | None
+    """Mean logged return of the held-back episodes (null where rewards are missing)."""
     over_behaviour: Comparison | None
     over_meta: Comparison | None
     """Against the meta-policy; null where none was given. It does not decide `certified`."""
@@ -124,9 +124,8 @@ class Certificate:
         return f"{self.task}: not certified, do not deploy it as it is: {'; '.join(self.reasons)}."
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, `sentence` among them for people."""
-        lists = {"reasons": list(self.reasons), "assumptions": list(self.assumptions)}
-        return {**asdict(self), **lists, "sentence": self.sentence}
+        """Plain JSON values, `sentence` among them for people; what is not a finite number is null."""
+        return {**{k: _plain(v) for k, v in asdict(self).items()}, "sentence": self.sentence}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Certificate:
@@ -140,6 +139,14 @@ class Certificate:
             return Certificate(**values)
         except (KeyError, TypeError) as error:
             raise DataError(f"certificate: not what merpo writes ({error}). Certify again.") from error
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {k: _plain(v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+        return [_plain(v) for v in x]
+    return None if isinstance(x, float) and not np.isfinite(x) else x
 
 
 def split_log(task: TaskData, config: CertificateConfig | None = None) -> tuple[TaskData, TaskData]:
@@ -188,8 +195,9 @@ def certify(
     problem = Problem(held, horizon, config.discount)
     reasons = _log_faults(held, learned, horizon, reward_std, config)
     returns = problem.returns
+    today = float(returns.mean())
     blank = Certificate(
-        held.name, False, 1.0 - config.delta, None, float(returns.mean()), None, None, held.episodes, len(held),
+        held.name, False, 1.0 - config.delta, None, today if np.isfinite(today) else None, None, None, held.episodes, len(held),
         None, None, None, tuple(reasons),
     )  # fmt: skip
     if reasons:
@@ -224,10 +232,10 @@ def certify(
             f"improvement not proven: estimated {behaviour.estimate:.3g} per episode, but the lower bound is"
             f" {behaviour.lower:.3g}; more episodes would narrow it"
         )
-    elif stitched.value <= returns.mean():
+    elif stitched.value <= today:
         reasons.append(
             f"the two estimates disagree: fitted Q says {fitted.value:.4g}, stitched trajectories"
-            f" {stitched.value:.4g}, today {returns.mean():.4g}"
+            f" {stitched.value:.4g}, today {today:.4g}"
         )
     return replace(
         blank,
