@@ -1,11 +1,15 @@
 """The certificate and off-policy evaluation on point robots, against simulated returns.
 
-    python benchmarks/certificate_families.py [--updates 200] [--seed 0] [--out results/certificate]
+    python benchmarks/certificate_families.py [--updates 500] [--seed 0] [--out results/certificate] [--scripted]
 
 Per family and quality, MerPO is meta-trained on the first training tasks; the policies of further tasks, none of them
 trained on, are adapted to half of their 50 logged episodes of 20 steps and certified on the other half, with the logs
 of several seeds. The adapted policies act deterministically, the behaviour is stochastic and keeps hidden state within
 an episode. Simulated: the policy's return, and the behaviour's over 200 fresh episodes.
+
+With --scripted nothing is trained: the candidates are the analytic expert with errors of random size in target, gain,
+direction and bias, from excellent to far worse than the behaviour. It takes seconds, and says how the certificate
+judges policies of every quality; written is scripted.json.
 
 families.json: false certification and power. evaluation.json and evaluation.md: rank correlation and bias of every
 estimator per quality, over adapted, meta- and cloned policies of the same tasks.
@@ -34,13 +38,14 @@ from merpo.evaluation.offpolicy import (
     estimate_behaviour,
     fitted_q,
     importance_sampling,
-    rollouts,
     task_arrays,
 )
-from merpo.guarantee.certificate import CertificateConfig, certify, split_log
+from merpo.evaluation.stitched import rollouts
+from merpo.guarantee import Certificate, CertificateConfig, certify, split_log
 from merpo.runs import versions, write_atomic
 from merpo.tasks import behaviour_act, generate, get_family, reference_returns
 from merpo.tasks.family import Family
+from merpo.tasks.point_robot import PointSimulator, servo
 
 EPISODES, TRAINED, NEW, FRESH = 50, 10, 36, 200
 CASES = (
@@ -79,12 +84,64 @@ def estimates(problem: Problem, act: Any, features: Smooth) -> dict[str, float]:
     behaviour = estimate_behaviour(problem.task)
     return {
         "fitted Q": fitted.value,
-        "stitched rollouts": rollouts(problem, target).value,
+        "stitched rollouts": rollouts(problem, target, features).value,
         "weighted IS": float(importance_sampling(problem, noisy, behaviour, weighted=True).mean()),
         "per-decision IS": float(importance_sampling(problem, noisy, behaviour).mean()),
         "doubly robust": float(doubly_robust(problem, noisy, behaviour, features, fitted).mean()),
         "weighted DR": float(doubly_robust(problem, noisy, behaviour, features, fitted, weighted=True).mean()),
     }
+
+
+def scripted(family: Family, ids: list[int], seed: int) -> list[Any]:
+    """One deterministic policy per task: the expert with errors of random size, many of them none."""
+    rng, n = np.random.default_rng([seed, 5]), len(ids)
+    simulator = family.simulator
+    assert isinstance(simulator, PointSimulator)
+    offset = rng.normal(size=(n, 2)) * rng.choice([0.0, 0.2, 0.5], (n, 1))
+    bias = rng.normal(size=(n, 2)) * rng.choice([0.0, 0.3], (n, 1))
+    turn, gain = rng.normal(size=n) * rng.choice([0.0, 0.3, 0.8], n), rng.uniform(0.3, 1.0, n)
+
+    def make(k: int, task: int) -> Any:
+        c, s = np.cos(turn[k]), np.sin(turn[k])
+        target, wind = simulator.goal[task] + offset[k], simulator.wind[task]
+
+        def act(obs: np.ndarray) -> np.ndarray:
+            aimed = servo(target, np.asarray(obs, np.float64), wind)
+            return np.clip(gain[k] * aimed @ np.array([[c, s], [-s, c]]) + bias[k], -1.0, 1.0)
+
+        return act
+
+    return [make(k, task) for k, task in enumerate(ids)]
+
+
+def scripted_case(name: str, quality: str, seed: int, config: CertificateConfig) -> list[dict[str, Any]]:
+    """Trials of one family, quality and seed with scripted candidates."""
+    family = get_family(name)
+    training, new = logs(family, quality, seed)
+    ids = [int(t.name[-3:]) for t in new]
+    acts = scripted(family, ids, seed)
+    true = family.rollout(lambda obs, _: np.stack([f(o) for f, o in zip(acts, obs, strict=True)]), ids, 1, 0).returns
+    behaviour = family.rollout(behaviour_act(family, quality, ids, FRESH, 977), ids, FRESH, 977).returns.mean(1)
+    low, high = (np.asarray(x)[ids] for x in reference_returns(name))
+    std = float(np.concatenate([t.transitions.reward for t in training]).std())
+    trials = []
+    for i, task in enumerate(new):
+        part, held = split_log(task, replace(config, seed=seed))
+        made = certify(held, Target(acts[i]), family.horizon, part, None, std, config)
+        row = record(f"{name}/{quality}", task.name, seed, made) | {"policy": float(true[i, 0]), "meta": 0.0}
+        trials.append(row | {"behaviour": float(behaviour[i]), "range": float(high[i] - low[i])})
+    return trials
+
+
+def record(name: str, task: str, seed: int, made: Certificate) -> dict[str, Any]:
+    """What a certificate said, flat."""
+    over = made.over_behaviour
+    return {
+        "case": name, "task": task, "seed": seed, "certified": made.certified, "reasons": list(made.reasons),
+        "estimate": over and over.estimate, "lower": over and over.lower, "unsupported": made.unsupported,
+        "effective": made.effective_transitions, "stitched": made.stitched_return,
+        "estimated_return": made.policy_return, "meta_lower": made.over_meta and made.over_meta.lower,
+    }  # fmt: skip
 
 
 def case(
@@ -95,7 +152,7 @@ def case(
     training, new = logs(family, quality, seed)
     # a light learner: the certificate must judge whatever comes out of it, and poor policies are welcome
     light = replace(SMALL.dynamics, members=3, elites=2, meta_iterations=20, inner_steps=10, adapt_steps=200)
-    settings = replace(SMALL, train_updates=updates, adapt_updates=updates, bc_updates=updates, dynamics=light)
+    settings = replace(SMALL, train_updates=300, adapt_updates=updates, bc_updates=updates, dynamics=light)
     meta = merpo.MerPO(settings, seed=seed).fit(training)
     halves = [split_log(t, replace(config, seed=seed)) for t in new]
     learn = TaskSet(training.info, tuple(replace(a, split="test") for a, _ in halves))
@@ -114,17 +171,9 @@ def case(
             found = estimates(problem, acts[m], features)
             estimated.append({"case": f"{name}/{quality}", "method": m, "true": float(true[m][i]), **found})
         made = certify(held, Target(acts["merpo"]), family.horizon, part, Target(acts["meta-policy"]), std, config)
-        over = made.over_behaviour
-        row = {"case": f"{name}/{quality}", "task": new[i].name, "seed": seed, "policy": float(true["merpo"][i])}
-        row |= {
-            "behaviour": float(behaviour[i]),
-            "meta": float(true["meta-policy"][i]),
-            "range": float(high[i] - low[i]),
-        }
-        row |= {"certified": made.certified, "reasons": list(made.reasons), "estimate": over and over.estimate}
-        row |= {"lower": over and over.lower, "unsupported": made.unsupported, "effective": made.effective_transitions}
-        row |= {"stitched": made.stitched_return, "estimated_return": made.policy_return}
-        row |= {"meta_lower": made.over_meta and made.over_meta.lower}
+        row = record(f"{name}/{quality}", new[i].name, seed, made)
+        row |= {"policy": float(true["merpo"][i]), "behaviour": float(behaviour[i])}
+        row |= {"meta": float(true["meta-policy"][i]), "range": float(high[i] - low[i])}
         trials.append(row)
     return trials, estimated
 
@@ -166,10 +215,11 @@ def markdown(found: dict[str, dict[str, dict[str, float]]]) -> str:
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description="The certificate on point robots.")
-    parser.add_argument("--updates", type=int, default=200, help="updates of meta-training and of every adaptation")
+    parser.add_argument("--updates", type=int, default=500, help="updates of every adaptation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds of logs and learning, from --seed on")
     parser.add_argument("--out", default="results/certificate")
+    parser.add_argument("--scripted", action="store_true", help="judge scripted policies; nothing is trained")
     options = parser.parse_args()
     begun, config = time.perf_counter(), CertificateConfig()
     trials: list[dict[str, Any]] = []
@@ -178,6 +228,12 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seed, options.seed + options.seeds):
         for name, quality in CASES:
+            if options.scripted:
+                trials += scripted_case(name, quality, seed, config)
+                made = {"config": asdict(config), "versions": versions(), "episodes": EPISODES, "first_seed": seed}
+                write_trials(folder / "scripted.json", trials, made)
+                print(f"seed {seed} {name}/{quality} done", flush=True)
+                continue
             found = case(name, quality, seed, options.updates, config)
             trials, estimated = trials + found[0], estimated + found[1]
             print(
@@ -191,17 +247,23 @@ def main() -> None:
             }  # fmt: skip
             write(folder, trials, estimated, made)
     print(json.dumps(summarise(trials), indent=1))
-    print(markdown(table(estimated)))
+    if estimated:
+        print(markdown(table(estimated)))
 
 
-def write(folder: Path, trials: list[dict[str, Any]], estimated: list[dict[str, Any]], made: dict[str, Any]) -> None:
-    """families.json, evaluation.json, evaluation.md."""
+def write_trials(path: Path, trials: list[dict[str, Any]], made: dict[str, Any]) -> None:
+    """Summary, summary per case, and every trial."""
     names = list(dict.fromkeys(r["case"] for r in trials))
     report = {
         **summarise(trials), "by_case": {n: summarise([r for r in trials if r["case"] == n]) for n in names},
         "range": "expert less random", **made, "rows": trials,
     }  # fmt: skip
-    write_atomic(folder / "families.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
+
+
+def write(folder: Path, trials: list[dict[str, Any]], estimated: list[dict[str, Any]], made: dict[str, Any]) -> None:
+    """families.json, evaluation.json, evaluation.md."""
+    write_trials(folder / "families.json", trials, made)
     compared = table(estimated)
     write_atomic(folder / "evaluation.json", json.dumps({"table": compared, **made}, indent=1, allow_nan=False) + "\n")
     write_atomic(folder / "evaluation.md", markdown(compared))

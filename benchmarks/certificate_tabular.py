@@ -140,7 +140,7 @@ def summarise(rows: list[dict[str, Any]], margin: float = 0.1) -> dict[str, Any]
         inside = (share >= a) & (share < b)
         power[f"{a:g} to {b:g}"] = [int(inside.sum()), ratio(certified & inside, inside)]
     versus = [(r["meta_lower"] > 0, r["policy"] - r["meta"]) for r in rows if r["meta_lower"] is not None]
-    over, true = np.array([v for v, _ in versus]), np.array([g for _, g in versus])
+    over, true = np.array([v for v, _ in versus], bool), np.array([g for _, g in versus], float)
     return {
         "trials": len(rows), "certified": int(certified.sum()), "truly_worse": int(worse.sum()),
         "truly_better_by_margin": int(better.sum()), "margin": margin,

@@ -138,6 +138,17 @@ def complaint(capsys, args):
     return err
 
 
+def test_adapting_with_certificates_says_what_is_certified(copy, capsys):
+    assert main(["adapt", str(copy), "--certify", "--methods", "merpo", "--tasks", "task-041"]) == 0
+    assert "0 of 1 policies certified" in capsys.readouterr().out
+    stored = json.loads((copy / "certificates.json").read_text())
+    assert list(stored) == ["merpo"]
+    assert "log too small" in stored["merpo"]["3"][0]["sentence"]
+    assert read_record(copy).adapted["certified"] is True
+    policies = merpo.PolicySet.load(copy / "policies" / "merpo.safetensors")
+    assert policies.policy(0, 3).certificate.to_json() == stored["merpo"]["3"][0]
+
+
 @pytest.fixture
 def copy(run, tmp_path):
     return shutil.copytree(run, tmp_path / "copy")

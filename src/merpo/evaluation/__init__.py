@@ -1,5 +1,14 @@
-"""Simulated returns of policies, statistics over few runs, and the results that tables and figures show."""
+"""Simulated returns, off-policy estimates, statistics over few runs, and the results that tables and figures show."""
 
+from merpo.evaluation.features import OneHot, Smooth
+from merpo.evaluation.offpolicy import (
+    Problem,
+    Target,
+    doubly_robust,
+    estimate_behaviour,
+    fitted_q,
+    importance_sampling,
+)
 from merpo.evaluation.simulate import evaluate_policies
 from merpo.evaluation.statistics import (
     Interval,
@@ -9,6 +18,7 @@ from merpo.evaluation.statistics import (
     paired_difference,
     probability_of_improvement,
 )
+from merpo.evaluation.stitched import rollouts
 from merpo.evaluation.table import (
     BEHAVIOUR,
     META,
@@ -24,16 +34,25 @@ __all__ = [
     "BEHAVIOUR",
     "META",
     "Interval",
+    "OneHot",
+    "Problem",
     "Protocol",
     "Results",
     "Row",
+    "Smooth",
+    "Target",
     "bootstrap_interval",
+    "doubly_robust",
+    "estimate_behaviour",
     "evaluate_policies",
+    "fitted_q",
+    "importance_sampling",
     "interquartile_mean",
     "normalised_score",
     "paired_difference",
     "probability_of_improvement",
     "results_from_json",
     "results_to_json",
+    "rollouts",
     "summarise",
 ]

@@ -1,10 +1,11 @@
 """Off-policy evaluation: the return of a policy from a log of another one, without running it.
 
     fitted_q            linear fitted Q evaluation (Le et al. 2019; Duan, Jia and Wang 2020), with jackknife scores
-    rollouts            model-based: artificial trajectories stitched from logged transitions (Fonteneau et al. 2013)
     importance_sampling per-decision, plain or weighted (Precup et al. 2000), the behaviour policy estimated
     doubly_robust       per-decision importance sampling of the residuals of fitted Q, plain or weighted
                         (Jiang and Li 2016; Thomas and Brunskill 2016)
+
+Model-based rollouts are in `stitched.py`.
 
 All estimate J(pi) = E[sum over the first `horizon` steps of discount^t r_t]; after a termination nothing follows.
 NumPy float64 and linear regression throughout: an estimate takes milliseconds, so that resampling is affordable.
@@ -170,90 +171,6 @@ def fitted_q(problem: Problem, target: Target, features: Features, ridge: float 
         visits, p = visits + p, step[0].T @ p
     marginal = now @ np.linalg.solve(gram.sum(0) + ridge * len(task) * np.eye(k), visits)
     return FittedQ(value, scores, w[:, 0], low[:, 0], effective_sample_size(np.abs(marginal)))
-
-
-@dataclass(frozen=True)
-class Stitched:
-    """What `rollouts` found."""
-
-    value: float
-    """Mean return of the artificial trajectories."""
-    returns: Float[np.ndarray, " trajectory"]
-    far: float
-    """Share of their steps whose nearest logged pair is farther than pairs of different episodes usually are."""
-
-
-def rollouts(
-    problem: Problem, target: Target, count: int = 64, seed: int = 0, reach: float = 3.0, neighbours: int = 2
-) -> Stitched:
-    """Model-based estimate without a model: each step takes the change and reward of a near logged transition.
-
-    The transition is drawn among the `neighbours` nearest in standardised (s, a), in finite MDPs among all with the
-    same pair. A step is `far` when the nearest is beyond `reach` times the 95 % quantile of what separates logged
-    pairs from the nearest of another episode; in a finite MDP when the pair was never logged.
-    """
-    if count < 1:
-        raise ConfigError(f"count={count}: expected at least one trajectory.")
-    t, rng = task_arrays(problem.task), np.random.default_rng(seed)
-    near = _same_pair(t) if target.discrete else _nearest(t, problem.episode, reach, neighbours, rng)
-    starts = t.obs[problem.task.episode_start[:-1]]
-    obs = starts[rng.integers(0, len(starts), count)]
-    alive, total, far, steps = np.ones(count, bool), np.zeros(count), 0.0, 0.0
-    for h in range(problem.horizon):
-        row, missing = near(obs, target.draw(obs, rng), rng)
-        far, steps = far + float((missing & alive).sum()), steps + float(alive.sum())
-        total = total + np.where(alive, problem.discount**h * t.reward[row], 0.0)
-        obs = t.next_obs[row] if target.discrete else obs + t.next_obs[row] - t.obs[row]
-        alive = alive & ~t.terminated[row]
-    return Stitched(float(total.mean()), total, far / max(steps, 1.0))
-
-
-Near = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
-"""(obs, action, rng) of rows to (a logged row for each, whether there was nothing near)."""
-
-
-def _same_pair(t: Arrays) -> Near:
-    """A random logged row with the same (state, action); any row where there is none."""
-    states, actions = t.obs.shape[1], t.action.shape[1]
-    code = t.obs.argmax(1) * actions + t.action.argmax(1)
-    order, count = np.argsort(code, kind="stable"), np.bincount(code, minlength=states * actions)
-    begin = np.cumsum(count) - count
-
-    def near(obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        pair = obs.argmax(1) * actions + action.argmax(1)
-        draw, missing = rng.random(len(pair)), count[pair] == 0
-        place = np.where(missing, draw * len(code), begin[pair] + draw * count[pair]).astype(np.int64)
-        return order[np.minimum(place, len(code) - 1)], missing
-
-    return near
-
-
-def _nearest(t: Arrays, episode: np.ndarray, reach: float, neighbours: int, rng: np.random.Generator) -> Near:
-    """One of the nearest logged rows in standardised (s, a)."""
-    pool = np.concatenate([t.obs, t.action], axis=1)
-    scale = np.maximum(pool.std(0), 1e-6)
-    pool = pool / scale
-    limit, k = reach * _usual_distance(pool, episode, rng), min(neighbours, len(pool))
-
-    def near(obs: np.ndarray, action: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        distance = _distances(np.concatenate([obs, action], axis=1) / scale, pool)
-        closest = np.argpartition(distance, k - 1, axis=1)[:, :k]
-        row = closest[np.arange(len(obs)), rng.integers(0, k, len(obs))]
-        return row, distance.min(1) > limit**2
-
-    return near
-
-
-def _distances(x: np.ndarray, pool: np.ndarray) -> Float[np.ndarray, "row pool"]:
-    return np.maximum((x * x).sum(1)[:, None] - 2.0 * x @ pool.T + (pool * pool).sum(1)[None], 0.0)
-
-
-def _usual_distance(pool: np.ndarray, episode: np.ndarray, rng: np.random.Generator) -> float:
-    """95 % quantile of the distance from a logged pair to the nearest of another episode."""
-    some = rng.choice(len(pool), min(len(pool), 300), replace=False)
-    distance = np.where(episode[some][:, None] == episode[None], np.inf, _distances(pool[some], pool))
-    nearest = distance.min(1)
-    return float(np.sqrt(np.quantile(nearest[np.isfinite(nearest)], 0.95))) if np.isfinite(nearest).any() else 0.0
 
 
 Density = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -1,5 +1,6 @@
 """Improvement that is proved on finite MDPs, and certified from logs elsewhere (docs/guarantee.md)."""
 
+from merpo.guarantee.certificate import Certificate, CertificateConfig, Comparison, certify, choose, split_log
 from merpo.guarantee.exact import (
     Balance,
     Log,
@@ -29,6 +30,9 @@ from merpo.guarantee.theorem import Judgement, judge, sampling_bound
 __all__ = [
     "MDP",
     "Balance",
+    "Certificate",
+    "CertificateConfig",
+    "Comparison",
     "Judgement",
     "Log",
     "Maximum",
@@ -36,6 +40,8 @@ __all__ = [
     "TaskPrior",
     "action_values",
     "behaviour_policy",
+    "certify",
+    "choose",
     "conservative_values",
     "distance",
     "draw_counts",
@@ -51,6 +57,7 @@ __all__ = [
     "read_log",
     "regularised_policy",
     "sampling_bound",
+    "split_log",
     "state_values",
     "summarise",
     "sweep",

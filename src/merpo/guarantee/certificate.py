@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from merpo.data import TaskData
 from merpo.errors import ConfigError, DataError
@@ -24,59 +23,12 @@ from merpo.evaluation.offpolicy import (
     estimate_behaviour,
     fitted_q,
     importance_sampling,
-    rollouts,
     task_arrays,
 )
+from merpo.evaluation.stitched import rollouts
+from merpo.guarantee.bounds import CertificateConfig, Comparison, Scores, bernstein_lower, compare
 
 Method = Literal["bootstrap", "concentration"]
-Scores = Float[np.ndarray, " episode"]
-
-
-@dataclass(frozen=True)
-class CertificateConfig:
-    """What a certificate asks for."""
-
-    delta: float = 0.05
-    """Accepted probability of certifying a policy that is no better; the confidence is 1 - delta."""
-    share: float = 0.5
-    """Share of the log's episodes that are kept from learning, for the certificate."""
-    least_episodes: int = 10
-    """Fewer held-back episodes are too few for any interval."""
-    most_unsupported: float = 0.1
-    """Largest share of the policy's steps that may lie where the log has nothing near."""
-    least_effective: float = 20.0
-    """Least effective number of transitions behind the estimate."""
-    scale_factor: float = 5.0
-    """Rewards whose spread differs by more than this factor from the training tasks' are taken for another unit."""
-    discount: float = 1.0
-    """Discount of the returns that are compared."""
-    resamples: int = 2000
-    """Bootstrap draws."""
-    seed: int = 0
-    """Seed of the split, of resampling and of stitched trajectories."""
-
-    def __post_init__(self) -> None:
-        for name in ("delta", "share", "most_unsupported"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected a number strictly between 0 and 1.")
-        for name in ("least_episodes", "resamples"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 2.")
-        if self.scale_factor <= 1.0:
-            raise ConfigError(f"scale_factor={self.scale_factor}: expected a factor above 1, e.g. 5.")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The difference of two returns and its lower bound."""
-
-    estimate: float
-    """J(policy) - J(other)."""
-    lower: float
-    """Below the true difference with the certificate's confidence."""
-    standard_error: float
-    method: str
-    """`bootstrap`, or `concentration` where the log is large enough for it."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +41,8 @@ class Certificate:
     confidence: float
     policy_return: float | None
     """Estimated return of the policy (null where the log allows no estimate)."""
-    behaviour_return: float
-    """Mean logged return of the held-back episodes."""
+    behaviour_return: float | None
+    """Mean logged return of the held-back episodes (null where rewards are missing)."""
     over_behaviour: Comparison | None
     over_meta: Comparison | None
     """Against the meta-policy; null where none was given. It does not decide `certified`."""
@@ -124,8 +76,8 @@ class Certificate:
         return f"{self.task}: not certified, do not deploy it as it is: {'; '.join(self.reasons)}."
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, `sentence` among them for people."""
-        return {**asdict(self), "sentence": self.sentence}
+        """Plain JSON values, `sentence` among them for people; what is not a finite number is null."""
+        return {**{k: _plain(v) for k, v in asdict(self).items()}, "sentence": self.sentence}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Certificate:
@@ -139,6 +91,14 @@ class Certificate:
             return Certificate(**values)
         except (KeyError, TypeError) as error:
             raise DataError(f"certificate: not what merpo writes ({error}). Certify again.") from error
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {k: _plain(v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+        return [_plain(v) for v in x]
+    return None if isinstance(x, float) and not np.isfinite(x) else x
 
 
 def split_log(task: TaskData, config: CertificateConfig | None = None) -> tuple[TaskData, TaskData]:
@@ -187,23 +147,27 @@ def certify(
     problem = Problem(held, horizon, config.discount)
     reasons = _log_faults(held, learned, horizon, reward_std, config)
     returns = problem.returns
+    today = float(returns.mean())
     blank = Certificate(
-        held.name, False, 1.0 - config.delta, None, float(returns.mean()), None, None, held.episodes, len(held),
-        None, None, None, tuple(reasons),
+        held.name, False, 1.0 - config.delta, None, today if np.isfinite(today) else None, None, None,
+        held.episodes, len(held), None, None, None, tuple(reasons),
     )  # fmt: skip
     if reasons:
         return blank
     features: Features = OneHot() if target.discrete else Smooth.fit(learned, width=1.5)
     fitted = fitted_q(problem, target, features)
-    stitched = rollouts(problem, target, seed=config.seed)
+    stitched = rollouts(problem, target, features, seed=config.seed)
     behaviour, method = _over_behaviour(problem, target, fitted.scores, fitted.value, config)
     over_meta = None
     # where the features are an approximation, a lower second opinion lowers the bound by the difference
     doubt = 0.0 if target.discrete else max(min(fitted.value, float(fitted.scores.mean())) - stitched.value, 0.0)
     behaviour = replace(behaviour, lower=behaviour.lower - doubt)
     if meta is not None:
-        other = fitted_q(problem, meta, features)
-        over_meta = compare(fitted.scores - other.scores, fitted.value - other.value, config)
+        # with rewards negated twice, what the log does not know of the meta-policy counts in its favour
+        t = held.transitions
+        mirrored = replace(held, transitions=replace(t, reward=-np.asarray(t.reward)))
+        other = fitted_q(Problem(mirrored, horizon, config.discount), meta, features)
+        over_meta = compare(fitted.scores + other.scores, fitted.value + other.value, config)
         over_meta = replace(over_meta, lower=over_meta.lower - doubt)
     if stitched.far > config.most_unsupported:
         reasons.append(
@@ -220,10 +184,10 @@ def certify(
             f"improvement not proven: estimated {behaviour.estimate:.3g} per episode, but the lower bound is"
             f" {behaviour.lower:.3g}; more episodes would narrow it"
         )
-    elif stitched.value <= returns.mean():
+    elif stitched.value <= today:
         reasons.append(
             f"the two estimates disagree: fitted Q says {fitted.value:.4g}, stitched trajectories"
-            f" {stitched.value:.4g}, today {returns.mean():.4g}"
+            f" {stitched.value:.4g}, today {today:.4g}"
         )
     return replace(
         blank,
@@ -236,30 +200,6 @@ def certify(
         stitched_return=stitched.value,
         reasons=tuple(reasons),
         assumptions=_assumptions(method, target.discrete),
-    )
-
-
-def compare(scores: Scores, estimate: float, config: CertificateConfig) -> Comparison:
-    """Lower bound of a mean difference by the studentised bootstrap over episodes (Efron and Tibshirani 1993, 12.5).
-
-    Centred on the smaller of the plug-in estimate and the jackknife's bias-corrected one, the mean of the scores.
-    """
-    n = len(scores)
-    centre, error = min(float(scores.mean()), estimate), float(scores.std(ddof=1)) / np.sqrt(n)
-    rng = np.random.default_rng([config.seed, 12])
-    draws = scores[rng.integers(0, n, (config.resamples, n))]
-    spread = draws.std(1, ddof=1) / np.sqrt(n)
-    student = (draws.mean(1) - scores.mean()) / np.maximum(spread, 1e-12 + 1e-3 * error)
-    quantile = max(float(np.quantile(student, 1.0 - config.delta)), 0.0)
-    return Comparison(estimate, centre - quantile * error, error, "bootstrap")
-
-
-def bernstein_lower(scores: Scores, low: float, high: float, delta: float) -> float:
-    """Empirical Bernstein lower bound of the mean of scores in [low, high] (Maurer and Pontil 2009, theorem 4)."""
-    n = len(scores)
-    log = np.log(2.0 / delta)
-    return float(
-        scores.mean() - np.sqrt(2.0 * scores.var(ddof=1) * log / n) - 7.0 * (high - low) * log / (3.0 * (n - 1))
     )
 
 
