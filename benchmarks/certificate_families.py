@@ -122,7 +122,7 @@ def scripted_case(name: str, quality: str, seed: int, config: CertificateConfig)
     acts = scripted(family, ids, seed)
     true = family.rollout(lambda obs, _: np.stack([f(o) for f, o in zip(acts, obs, strict=True)]), ids, 1, 0).returns
     behaviour = family.rollout(behaviour_act(family, quality, ids, FRESH, 977), ids, FRESH, 977).returns.mean(1)
-    low, high = (np.asarray(x)[ids] for x in reference_returns(name))
+    low, high = (np.asarray(x)[ids] for x in reference_returns(family))
     std = float(np.concatenate([t.transitions.reward for t in training]).std())
     trials = []
     for i, task in enumerate(new):
@@ -160,7 +160,7 @@ def case(
     sets = {m: meta.adapt_many(learn, m) for m in METHODS}
     true = {m: simulate(family, s, ids) for m, s in sets.items()}
     behaviour = family.rollout(behaviour_act(family, quality, ids, FRESH, 977), ids, FRESH, 977).returns.mean(1)
-    low, high = (np.asarray(x)[ids] for x in reference_returns(name))
+    low, high = (np.asarray(x)[ids] for x in reference_returns(family))
     # rewards' deviation in the training tasks, as the run knows it
     std = float(np.concatenate([t.transitions.reward for t in training]).std())
     trials, estimated = [], []

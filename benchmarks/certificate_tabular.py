@@ -14,6 +14,7 @@ import argparse
 import json
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,9 @@ def chunk(rng: np.random.Generator, n: int, episodes: int, config: CertificateCo
     where = np.broadcast_to(np.arange(n)[:, None, None], (n, half, HORIZON))
     np.add.at(seen, (where, states[:, :half, :-1], actions[:, :half], states[:, :half, 1:]), 1)
     balance = Balance(rng.uniform(0.0, 1.0, n), rng.choice([0.03, 0.1, 0.3], n), rng.choice([0.01, 0.05], n), 0.5)
-    wide = tuple(np.broadcast_to(x[:, None], (n, 4, *x.shape[1:])) for x in (prior_T, prior_r))
+    wide_T, wide_r = (np.broadcast_to(x[:, None], (n, 4, *x.shape[1:])) for x in (prior_T, prior_r))
     anchors = Balance(0.4, np.full((n, 1), 0.1), 0.02, 0.5)
-    pi_c = meta_policy(read_log(counts, old, *wide, f=0.5), anchors)
+    pi_c = meta_policy(read_log(counts, old, wide_T, wide_r, f=0.5), anchors)
     kind = rng.choice(["merpo", "merpo", "merpo", "wrong rewards", "random", "near today's"], n)
     judged = MDP(new.T, np.where((kind == "wrong rewards")[:, None, None], 1.0 - new.r, new.r), new.mu, new.gamma)
     candidate = learn(read_log(seen, judged, prior_T, prior_r, 0.5), pi_c, balance)
@@ -112,7 +113,7 @@ def chunk(rng: np.random.Generator, n: int, episodes: int, config: CertificateCo
     for i in range(n):
         log = as_task(states[i], actions[i], rewards[i], prior.states, prior.actions)
         held, part = log.select(range(half, episodes)), log.select(range(half))
-        target, meta = (Target(lambda obs, p=p: obs @ p, discrete=True) for p in (candidate[i], pi_c[i]))
+        target, meta = (Target(partial(np.dot, b=p), discrete=True) for p in (candidate[i], pi_c[i]))
         made = certify(held, target, HORIZON, part, meta, config=config)
         over = made.over_behaviour
         row = {"kind": str(kind[i]), "skill": float(skill[i, -1]), **{k: float(v[i]) for k, v in truth.items()}}
@@ -162,7 +163,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="results/certificate/tabular.json")
     options = parser.parse_args()
-    begun, config, rows, number = time.perf_counter(), CertificateConfig(), [], 0
+    begun, config, number = time.perf_counter(), CertificateConfig(), 0
+    rows: list[dict[str, Any]] = []
     while len(rows) < options.trials:
         n = min(100, options.trials - len(rows))
         rows += chunk(np.random.default_rng([options.seed, number]), n, options.episodes, config)

@@ -144,7 +144,7 @@ def advance(learners: Any, rings: Any, jobs: Jobs, anchors: Any, keys: Any, *, g
     return map_groups(one, packed, group)
 
 
-def in_parts(args: tuple[Any, ...], group: int) -> Callable[[], None]:
+def in_parts(args: tuple[Any, ...], group: int) -> Callable[[], Any]:
     """`advance` as the library runs it: equal parts of the tasks, each dispatched from its own thread."""
     learners, rings, jobs, anchors, keys = args
     parts = [

@@ -156,3 +156,39 @@ def test_scale_standardises_and_widens():
 def test_settings_outside_their_range(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         DynamicsConfig(**bad)
+
+
+def test_a_reward_network_of_its_own_sees_the_next_state():
+    """p(s'|s,a) p(r|s,a,s'): the likelihood takes the logged change; without one, the predicted mean is used."""
+    config = DynamicsConfig(hidden=(5,), members=3, elites=2, reward_given_next=True)
+    model, batch = ensemble(2, 2, 2, config), transitions(3, (3, 4), obs=2)
+    f64 = lambda x: np.asarray(x, np.float64)  # noqa: E731
+
+    def net(layers, m, h):
+        for k, layer in enumerate(layers):
+            h = h @ f64(layer.weight[m]) + f64(layer.bias[m])
+            h = h if k == len(layers) - 1 else h / (1 + np.exp(-h))
+        return h
+
+    def bounded(raw, top, bottom):
+        logvar = top - np.log1p(np.exp(top - raw))
+        return bottom + np.log1p(np.exp(logvar - bottom))
+
+    total, ends = 0.0, np.zeros((3, 4))
+    for m in range(3):
+        top, bottom = f64(model.max_logvar[m]), f64(model.min_logvar[m])
+        nll = []
+        for i in range(4):
+            x = np.concatenate([f64(batch.obs[m, i]), f64(batch.action[m, i])])
+            change = np.concatenate([f64(batch.next_obs[m, i] - batch.obs[m, i]), f64(batch.reward[m, i])[None]])
+            y = (change - f64(SCALE.mean)) / f64(SCALE.std)
+            state = net(model.nets.layers, m, x)
+            r = net(model.reward.layers, m, np.concatenate([x, y[:2]]))
+            ends[m, i] = net(model.reward.layers, m, np.concatenate([x, state[:2]]))[0]
+            std = np.exp(0.5 * bounded(np.append(state[3:5], r[1]), top, bottom))
+            nll.append(-stats.norm.logpdf(y, np.append(state[:2], r[0]), std).sum())
+        total += np.mean(nll) + 0.01 * np.sum(top - bottom)
+    loss, _ = jax.jit(lambda a, b: member_losses(a, b, SCALE, False))(model, batch)
+    assert float(loss) == pytest.approx(total, rel=1e-4)
+    mean, _, _ = eqx.filter_jit(model)(jnp.concatenate([batch.obs, batch.action], axis=-1))
+    np.testing.assert_allclose(mean[..., 2], ends, rtol=1e-4, atol=1e-5)

@@ -49,6 +49,22 @@ def rollout(fitted, start, length, rule, scale=None):
     return jax.tree.map(lambda x: np.asarray(x).reshape(*shape, *x.shape[1:]), rows), np.asarray(valid).reshape(shape)
 
 
+def test_imagined_rewards_belong_to_the_states_that_were_drawn():
+    """A reward network that reads column 0 of the change: whatever noise the state had, the reward has it too."""
+    config = DynamicsConfig(hidden=(), members=4, elites=3, reward_given_next=True)
+    model = jax.tree.map(jnp.zeros_like, ensemble(0, 2, 1, config))
+    weight = model.reward.layers[0].weight.at[:, 3, 0].set(1.0)  # inputs: 2 of the state, 1 action, 2 of the change
+    quiet = jnp.asarray([0.0, 0.0, -40.0], jnp.float32)
+    bounds = jnp.broadcast_to(quiet, (4, 3))
+    model = eqx.tree_at(
+        lambda m: (m.reward.layers[0].weight, m.max_logvar, m.min_logvar), model, (weight, bounds, bounds)
+    )
+    x = (jnp.zeros((4, 50, 2), jnp.float32), jnp.zeros((4, 50, 1), jnp.float32))
+    following, reward, _ = eqx.filter_jit(predict)(model, unit_scale(2), *x, jax.random.key(0))
+    assert np.std(following) > 0.5
+    np.testing.assert_allclose(reward, following[..., 0], atol=1e-6)
+
+
 def test_stops_at_termination():
     """Column 0 grows by 1, 1, 0.5 a step in the three elites' rows and ends outside column 0 < 2.75."""
     start = jnp.zeros((6, 2), jnp.float32)

@@ -30,6 +30,7 @@ SMALL = MerPOConfig(
     ),
     dynamics=DynamicsConfig(
         hidden=(64, 64, 64),
+        reward_given_next=True,
         members=5,
         elites=4,
         learning_rate=3e-3,

@@ -27,6 +27,9 @@ class DynamicsConfig:
 
     hidden: tuple[int, ...] = (128, 128, 128)
     """Widths of the hidden layers of each member."""
+    reward_given_next: bool = False
+    """Whether the reward has a network of its own that sees s' too, p(s'|s,a) p(r|s,a,s'), instead of p(s',r|s,a) with
+    independent errors. Where tasks differ in dynamics and share the reward, that network is right in every task."""
     members: int = 7
     """Networks in the ensemble."""
     elites: int = 5
@@ -101,6 +104,8 @@ class Ensemble(eqx.Module):
     nets: MLP
     max_logvar: Float[Array, "member out"]
     min_logvar: Float[Array, "member out"]
+    reward: MLP | None = None
+    """With `reward_given_next`: (s, a, standardised s' - s) to mean and raw log-variance of the reward."""
 
     @staticmethod
     def init(key: PRNGKeyArray, obs_dim: int, act_dim: int, config: DynamicsConfig) -> Ensemble:
@@ -110,17 +115,32 @@ class Ensemble(eqx.Module):
         def make(k: PRNGKeyArray) -> MLP:
             return MLP(obs_dim + act_dim, 2 * out + 1, config.hidden, k, activation="silu")
 
-        nets = eqx.filter_vmap(make)(jax.random.split(key, config.members))
+        def make_reward(k: PRNGKeyArray) -> MLP:
+            return MLP(2 * obs_dim + act_dim, 2, config.hidden, k, activation="silu")
+
+        keys = jax.random.split(key, config.members)
+        nets = eqx.filter_vmap(make)(keys)
+        reward = None
+        if config.reward_given_next:
+            reward = eqx.filter_vmap(make_reward)(jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys))
         ones = jnp.ones((config.members, out), jnp.float32)
-        return Ensemble(nets, 0.5 * ones, -10.0 * ones)
+        return Ensemble(nets, 0.5 * ones, -10.0 * ones, reward)
 
     def __call__(
-        self, x: Float[Array, "member row in"]
+        self, x: Float[Array, "member row in"], change: Float[Array, "member row obs"] | None = None
     ) -> tuple[Float[Array, "member row out"], Float[Array, "member row out"], Float[Array, "member row"]]:
-        """Mean and log-variance of the standardised target, and the termination logit; member m sees `x[m]`."""
+        """Mean and log-variance of the standardised target, and the termination logit; member m sees `x[m]`.
+
+        `change` is the standardised s' - s that a reward network of its own is given; the predicted mean without it.
+        """
         y = jax.vmap(lambda net, rows: net(rows))(self.nets, x)
         out = self.max_logvar.shape[-1]
         mean, raw, logit = y[..., :out], y[..., out : 2 * out], y[..., -1]
+        if self.reward is not None:
+            seen = mean[..., :-1] if change is None else change
+            r = jax.vmap(lambda net, rows: net(rows))(self.reward, jnp.concatenate([x, seen], axis=-1))
+            mean = jnp.concatenate([mean[..., :-1], r[..., :1]], axis=-1)
+            raw = jnp.concatenate([raw[..., :-1], r[..., 1:]], axis=-1)
         top, bottom = self.max_logvar[:, None, :], self.min_logvar[:, None, :]
         logvar = top - jax.nn.softplus(top - raw)
         logvar = bottom + jax.nn.softplus(logvar - bottom)
@@ -150,7 +170,7 @@ def member_losses(
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Sum over members of their mean NLL on their own rows ([member, row, ...]) (MerPO, section 3)."""
     x, y, ended = inputs_targets(batch, scale)
-    mean, logvar, logit = model(x)
+    mean, logvar, logit = model(x, y[..., :-1])
     nll = jnp.mean(gaussian_nll(mean, logvar, y), axis=-1)
     bounds = 0.01 * jnp.sum(model.max_logvar - model.min_logvar, axis=-1)
     loss = nll + bounds

@@ -25,8 +25,13 @@ def predict(
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, "member row obs"], Float[Array, "member row"], Float[Array, "member row"]]:
     """A sample of (s', r) and the termination logit; group m of rows goes through member m alone."""
-    mean, logvar, logit = model(jnp.concatenate([obs, action], axis=-1))
-    draw = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
+    x = jnp.concatenate([obs, action], axis=-1)
+    mean, logvar, logit = model(x)
+    noise = jax.random.normal(key, mean.shape, mean.dtype)
+    draw = mean + jnp.exp(0.5 * logvar) * noise
+    if model.reward is not None:  # the reward of the state that was drawn
+        mean, logvar, _ = model(x, draw[..., :-1])
+        draw = draw.at[..., -1].set(mean[..., -1] + jnp.exp(0.5 * logvar[..., -1]) * noise[..., -1])
     draw = draw * scale.std[None, None] + scale.mean[None, None]
     # Far from the data a Gaussian network can leave every plausible range; the widened logged range holds it.
     next_obs = jnp.clip(obs + draw[..., :-1], scale.obs_low[None, None], scale.obs_high[None, None])
