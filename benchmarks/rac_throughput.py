@@ -126,7 +126,7 @@ def problem(tasks: int) -> tuple[Any, ...]:
         rows(), full, jnp.arange(tasks, dtype=jnp.int32), jnp.zeros((tasks,), jnp.int32), fitted,
         TargetScale(out, out, state, state),
         Termination("never", jnp.zeros(0, jnp.int32), none, none),
-        rac.Weights(alpha=number(0.4), beta=number(0.1), floor=number(0.0), pace=number(1e-4)),
+        rac.Weights(alpha=number(0.4), beta=number(0.1), floor=number(0.0), pace=number(1e-4), ramp=number(0.0)),
         jnp.zeros((tasks, 0), jnp.float32),
     )  # fmt: skip
     return learners, rings, jobs, actor, jax.random.split(jax.random.key(2), tasks)
