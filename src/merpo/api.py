@@ -26,14 +26,18 @@ from merpo.algorithms.context import Context
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.pipeline import Learned, Report
 from merpo.algorithms.presets import default_config
+from merpo.algorithms.rivals import adapt as rivals
+from merpo.algorithms.rivals import contextual
+from merpo.algorithms.rivals.policies import PolicyNet, describe, skeleton
 from merpo.data import Preparation, SetInfo, TaskData, TaskSet, storage, validate
 from merpo.dynamics.ensemble import Ensemble, TargetScale
 from merpo.errors import ConfigError, DataError, StorageError, UnknownNameError
 from merpo.guarantee.certificate import Certificate
-from merpo.networks import Actor
 from merpo.runs import from_json, load_checkpoint, read_meta, save_checkpoint, to_json
 
 META_KIND, POLICY_KIND = "merpo-meta", "merpo-policies"
+METHODS = ("meta-policy", "bc", *rivals.SINGLE_TASK, "rac", "merpo")
+"""What `Meta.adapt_many` offers, in the order of tables."""
 
 
 def load(
@@ -66,7 +70,7 @@ def load(
     return storage.load(name, root)  # raises, naming what there is
 
 
-def policy_apply(params: tuple[Actor, Preparation], obs: Array, step: Array) -> Array:
+def policy_apply(params: tuple[PolicyNet, Preparation], obs: Array, step: Array) -> Array:
     """Deterministic actions in [-1, 1] of one policy per task: obs [task, episode, obs]. Jittable."""
     del step
     actor, preparation = params
@@ -75,12 +79,12 @@ def policy_apply(params: tuple[Actor, Preparation], obs: Array, step: Array) -> 
 
 
 @partial(jax.jit)
-def _mode(actor: Actor, obs: Float[Array, "*n obs"]) -> Float[Array, "*n act"]:
+def _mode(actor: PolicyNet, obs: Float[Array, "*n obs"]) -> Float[Array, "*n act"]:
     return actor(obs).mode()
 
 
 @partial(jax.jit)
-def _draw(actor: Actor, obs: Float[Array, "*n obs"], key: PRNGKeyArray) -> Float[Array, "*n act"]:
+def _draw(actor: PolicyNet, obs: Float[Array, "*n obs"], key: PRNGKeyArray) -> Float[Array, "*n act"]:
     return jnp.tanh(actor(obs).sample_pre(key))
 
 
@@ -88,7 +92,7 @@ def _draw(actor: Actor, obs: Float[Array, "*n obs"], key: PRNGKeyArray) -> Float
 class Policy:
     """One policy in the user's units: NumPy observation in, NumPy action out."""
 
-    actor: Actor
+    actor: PolicyNet
     preparation: Preparation
     info: SetInfo
     name: str = "policy"
@@ -119,7 +123,7 @@ class Policy:
 class PolicyTree(eqx.Module):
     """The arrays of a `PolicySet`."""
 
-    actor: Actor
+    actor: PolicyNet
     """[seed, task]"""
     preparation: Preparation
 
@@ -133,7 +137,7 @@ class PolicySet:
     info: SetInfo
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    config: MerPOConfig
+    config: MerPOConfig | contextual.Settings
     curves: dict[str, Any] | None = None
     """Learning curves [round, seed, task] by metric name, where the method has any."""
     model_error: Float[np.ndarray, "seed task checks"] | None = None
@@ -170,6 +174,7 @@ class PolicySet:
             "info": to_json(self.info),
             "tasks": list(self.tasks),
             "seeds": list(self.seeds),
+            "network": describe(self.tree.actor),
             "certificates": self.certificates and [[c.to_json() for c in row] for row in self.certificates],
         }
         save_checkpoint(Path(path), self.tree, meta, self.config)
@@ -177,12 +182,11 @@ class PolicySet:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PolicySet:
         """What `save` wrote. StorageError for a damaged or foreign file."""
-        meta, config, info = _read(path, POLICY_KIND)
+        meta, config, info = read_checkpoint(path, POLICY_KIND)
         shape = (len(meta["seeds"]), len(meta["tasks"]))
 
         def make() -> PolicyTree:
-            key = jax.random.key(0)
-            actor = Actor(info.obs_dim, info.act_dim, config.rac.actor_hidden, key)
+            actor = skeleton(meta["network"], info.obs_dim, info.act_dim)
             actor = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *x.shape)), actor)
             return PolicyTree(actor, Preparation.like(info.obs_dim, info.act_dim))
 
@@ -233,12 +237,15 @@ class Meta:
         method: str = "merpo",
         *,
         models: pipeline.NewTasks | None = None,
+        settings: rivals.Settings | None = None,
         report: Report = pipeline.silent,
     ) -> PolicySet:
         """Policies for several new tasks and every seed, in one compiled loop.
 
-        `method`: `merpo`; `rac`, without the meta-policy; `bc`, the behaviour term alone; `meta-policy`, unadapted.
+        `method`: `merpo`; `rac`, without the meta-policy; `bc`, the behaviour term alone; `meta-policy`, unadapted; or
+        a rival that has the new log alone: `combo` (`combo+meta-model` has the adapted model too), `td3+bc`, `iql`.
         `models`: of the same tasks, from `adapt_models`; adapted here when not given.
+        `settings`: of `td3+bc` or `iql`; by default the paper's with the budget of MerPO's adaptation.
         """
         listed = self._checked(tasks)
         names = tuple(t.name for t in listed)
@@ -254,8 +261,12 @@ class Meta:
             actor = pipeline.clone_tasks(listed, self.learned.preparation, self.info, self.config, self.seeds)
         elif method == "meta-policy":
             actor = pipeline.meta_policies(self.learned, new(), self.seeds)
+        elif method in rivals.SINGLE_TASK:
+            actor, curves, errors = rivals.adapt(
+                method, self.learned, listed, new, self.info, self.config, self.seeds, settings, report
+            )
         else:
-            raise ConfigError(f"method={method!r}: expected 'merpo', 'rac', 'bc' or 'meta-policy'.")
+            raise ConfigError(f"method={method!r}: expected any of {', '.join(METHODS)}.")
         tree = PolicyTree(actor, self.learned.preparation)
         return PolicySet(method, tree, self.info, names, self.seeds, self.config, curves, errors)
 
@@ -267,7 +278,7 @@ class Meta:
     @staticmethod
     def load(path: str | os.PathLike[str], config: MerPOConfig | None = None) -> Meta:
         """What `save` wrote; with `config`, ConfigError if the file belongs to another configuration."""
-        meta, stored, info = _read(path, META_KIND)
+        meta, stored, info = read_checkpoint(path, META_KIND)
         seeds = tuple(meta["seeds"])
 
         def make() -> Learned:
@@ -293,26 +304,51 @@ class Meta:
         return Learned(model, actor, critic, context, old.scale, old.preparation)
 
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
-        listed = list(tasks)
-        if isinstance(tasks, TaskSet) and tasks.info.family != self.info.family:
-            raise DataError(
-                f"tasks are of the family {tasks.info.family!r}: expected {self.info.family!r}, which was learned from."
-            )
-        if not listed:
-            raise DataError("tasks is empty: expected at least one task to adapt to.")
-        # The new tasks must fit what was learned: same dimensions, bounds, finite values.
-        as_train = tuple(replace(t, split="train") for t in listed)
-        validate(TaskSet(self.info, as_train), on_constant="keep")
-        return listed
+        return checked_tasks(tasks, self.info)
 
 
-def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], MerPOConfig, SetInfo]:
+def checked_tasks(tasks: TaskSet | Sequence[TaskData], info: SetInfo) -> list[TaskData]:
+    """New tasks that fit what was learned: same family, dimensions and bounds, finite values. Else DataError."""
+    listed = list(tasks)
+    if isinstance(tasks, TaskSet) and tasks.info.family != info.family:
+        raise DataError(
+            f"tasks are of the family {tasks.info.family!r}: expected {info.family!r}, which was learned from."
+        )
+    if not listed:
+        raise DataError("tasks is empty: expected at least one task to adapt to.")
+    validate(TaskSet(info, tuple(replace(t, split="train") for t in listed)), on_constant="keep")
+    return listed
+
+
+def read_checkpoint(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], Any, SetInfo]:
+    """Meta, configuration and set of a checkpoint of this kind. StorageError for another file."""
     meta = read_meta(Path(path))
     if meta.get("kind") != kind:
         raise StorageError(
             f"{path}: a checkpoint of kind {meta.get('kind')!r}, expected {kind!r}. Give the other file of the run."
         )
-    return meta, from_json(MerPOConfig, meta["config"]), from_json(SetInfo, meta["info"])
+    configs = {c.__name__: c for c in (MerPOConfig, *(c for _, c in contextual.CONTEXT.values()))}
+    return meta, from_json(configs[meta["config_type"]], meta["config"]), from_json(SetInfo, meta["info"])
+
+
+def checked_seeds(seed: int, seeds: Sequence[int] | None) -> tuple[int, ...]:
+    """`seeds`, or `seed` alone; ConfigError unless they are distinct whole numbers >= 0."""
+    found = tuple(int(s) for s in (seeds if seeds is not None else (seed,)))
+    if not found or min(found) < 0 or len(set(found)) < len(found):
+        raise ConfigError(f"seeds={found}: expected distinct whole numbers >= 0, at least one.")
+    return found
+
+
+def training_tasks(tasks: TaskSet, config: MerPOConfig, on_constant: str) -> TaskSet:
+    """The validated training tasks, with the discount that is learned with. DataError if there are none."""
+    used = tasks.train
+    if not len(used):
+        raise DataError(
+            f"tasks has no training task among its {len(tasks)}: expected some with split='train'. Pass data.train."
+        )
+    validate(used, on_constant=on_constant)
+    gamma = config.rac.gamma
+    return used if gamma is None else replace(used, info=replace(used.info, gamma=gamma))
 
 
 class MerPO:
@@ -331,22 +367,13 @@ class MerPO:
         on_constant: str = "error",
     ):
         self.config = config
-        self.seeds = tuple(int(s) for s in (seeds if seeds is not None else (seed,)))
+        self.seeds = checked_seeds(seed, seeds)
         self.on_constant = on_constant
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds={self.seeds}: expected distinct whole numbers >= 0, at least one.")
 
     def fit(self, tasks: TaskSet, *, report: Report = pipeline.silent) -> Meta:
         """Learn from the training tasks (`data.train`). Raises DataError for data that cannot be learned from."""
-        used = tasks.train
-        if not len(used):
-            raise DataError(
-                f"tasks has no training task among its {len(tasks)}: expected some with split='train'. Pass data.train."
-            )
-        validate(used, on_constant=self.on_constant)
         config = self.config or default_config(tasks.info)
-        if config.rac.gamma is not None:
-            used = replace(used, info=replace(used.info, gamma=config.rac.gamma))
+        used = training_tasks(tasks, config, self.on_constant)
         preparation = Preparation.fit(used)
         learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report)
         return Meta(learned, used.info, config, self.seeds, curves)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from merpo.commands.record import (
+    DEFAULT_METHODS,
     METHODS,
     DataRef,
     load_data,
@@ -43,8 +44,9 @@ class Adapt:
     """Only these test tasks, by name; default: all."""
     episodes: int | None = None
     """Only the first N episodes of each test task's log; default: all."""
-    methods: tuple[str, ...] = METHODS
-    """Any of merpo, rac (no meta-policy), bc (the behaviour term alone), meta-policy (unadapted)."""
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    """Any of merpo, rac (no meta-policy), bc (the behaviour term alone), meta-policy (unadapted), and the rivals combo,
+    combo+meta-model, td3+bc, iql, which learn each task from its own log."""
     certify: bool = False
     """Keep half of each log from merpo's and rac's learning to certify their improvement; `certificates.json` says
     what came of it. A policy that is not certified is replaced by the behaviour clone."""
@@ -107,7 +109,7 @@ def adapt(
     make_folder(folder / "policies")
     found = {}
     models = None
-    if {"merpo", "rac"} & set(methods) and not certify:
+    if {"merpo", "rac", "combo+meta-model"} & set(methods) and not certify:
         begin = time.perf_counter()
         with watch.stage("adapting the models"):
             models = meta.adapt_models(tasks, report=report)
@@ -125,7 +127,8 @@ def adapt(
                 policies = meta.adapt_many(tasks, method, models=models, report=named)
             policies.save(folder / "policies" / f"{method}.safetensors")
             if policies.curves:
-                save_curves(folder, method, policies.curves, meta.config.rac.imagine_every)
+                rounds = len(next(iter(policies.curves.values())))
+                save_curves(folder, method, policies.curves, meta.config.adapt_updates // rounds)
         found[method] = policies
         kept = [m for m in METHODS if m in kept or m == method]
         # recorded method by method: after a kill the record names exactly the policies that are there

@@ -129,7 +129,7 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
     span = f"{logs[0]}" if len(logs) == 1 else f"{logs[0]} to {logs[-1]}"
     budget = (
         f"{config.train_updates} updates of each of {record.train_tasks} training tasks;"
-        f" per test task {span} logged episodes and {config.adapt_updates} updates (merpo, rac)"
+        f" per test task {span} logged episodes and {config.adapt_updates} updates"
         f" or {config.bc_updates} (bc)"
     )
     packages = dict(made_with)

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 RECORD = "run.json"
 FORMAT, FORMAT_VERSION = "merpo-run-record", 1
-METHODS = ("meta-policy", "bc", "rac", "merpo")
-"""What can be adapted and compared, in the order of tables."""
+METHODS = ("meta-policy", "bc", "iql", "td3+bc", "combo", "combo+meta-model", "rac", "merpo")
+"""What can be adapted and compared, in the order of tables (`merpo.api.METHODS`, known here before JAX is loaded)."""
+DEFAULT_METHODS = ("meta-policy", "bc", "rac", "merpo")
+"""What is adapted unless one says otherwise."""
 
 
 @dataclass(frozen=True)
