@@ -327,7 +327,7 @@ def read_checkpoint(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, 
         raise StorageError(
             f"{path}: a checkpoint of kind {meta.get('kind')!r}, expected {kind!r}. Give the other file of the run."
         )
-    configs = {c.__name__: c for c in (MerPOConfig, *(c for _, c in contextual.CONTEXT.values()))}
+    configs: dict[str, type[Any]] = {c.__name__: c for c in (MerPOConfig, *contextual.CONFIGS)}
     return meta, from_json(configs[meta["config_type"]], meta["config"]), from_json(SetInfo, meta["info"])
 
 

@@ -18,8 +18,19 @@ import jax
 from merpo.algorithms.pipeline import Report, silent
 from merpo.algorithms.presets import default_config
 from merpo.algorithms.rivals import contextual
-from merpo.algorithms.rivals.contextual import CONTEXT, Settings, budgeted
+from merpo.algorithms.rivals.contextual import (
+    CONTEXT,
+    CbcqConfig,
+    CsroConfig,
+    FocalConfig,
+    PearlConfig,
+    Settings,
+    UnicornConfig,
+    budgeted,
+)
 from merpo.algorithms.rivals.encoders import Conditioned
+from merpo.algorithms.rivals.iql import IQLConfig
+from merpo.algorithms.rivals.td3bc import TD3BCConfig
 from merpo.api import (
     Policy,
     PolicySet,
@@ -34,6 +45,8 @@ from merpo.errors import ConfigError
 from merpo.runs import load_checkpoint, save_checkpoint, to_json
 
 KIND = "merpo-context-learner"
+METHODS = tuple(CONTEXT)
+"""Context learners, in the order of tables."""
 
 
 class LearnedTree(eqx.Module):
@@ -125,29 +138,45 @@ class ContextLearner:
         return ContextMeta(self.method, LearnedTree(learned, preparation), used.info, config, self.seeds, curves)
 
 
-def Pearl(config: contextual.PearlConfig | None = None, **options: Any) -> ContextLearner:
+def Pearl(config: PearlConfig | None = None, **options: Any) -> ContextLearner:
     """Batch PEARL; options as of `ContextLearner`."""
     return ContextLearner("pearl", config, **options)
 
 
-def Cbcq(config: contextual.CbcqConfig | None = None, **options: Any) -> ContextLearner:
+def Cbcq(config: CbcqConfig | None = None, **options: Any) -> ContextLearner:
     """Contextual BCQ; options as of `ContextLearner`."""
     return ContextLearner("cbcq", config, **options)
 
 
-def Focal(config: contextual.FocalConfig | None = None, **options: Any) -> ContextLearner:
+def Focal(config: FocalConfig | None = None, **options: Any) -> ContextLearner:
     """FOCAL; options as of `ContextLearner`."""
     return ContextLearner("focal", config, **options)
 
 
-def Csro(config: contextual.CsroConfig | None = None, **options: Any) -> ContextLearner:
+def Csro(config: CsroConfig | None = None, **options: Any) -> ContextLearner:
     """CSRO; options as of `ContextLearner`."""
     return ContextLearner("csro", config, **options)
 
 
-def Unicorn(config: contextual.UnicornConfig | None = None, **options: Any) -> ContextLearner:
+def Unicorn(config: UnicornConfig | None = None, **options: Any) -> ContextLearner:
     """UNICORN; options as of `ContextLearner`."""
     return ContextLearner("unicorn", config, **options)
 
 
-__all__ = ["Cbcq", "ContextLearner", "ContextMeta", "Csro", "Focal", "Pearl", "Unicorn"]
+__all__ = [
+    "METHODS",
+    "Cbcq",
+    "CbcqConfig",
+    "ContextLearner",
+    "ContextMeta",
+    "Csro",
+    "CsroConfig",
+    "Focal",
+    "FocalConfig",
+    "IQLConfig",
+    "Pearl",
+    "PearlConfig",
+    "TD3BCConfig",
+    "Unicorn",
+    "UnicornConfig",
+]

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from merpo.commands.record import (
+    ADAPTED,
     DEFAULT_METHODS,
     METHODS,
     DataRef,
+    RunRecord,
     load_data,
+    load_learned,
     make_folder,
     pick_tasks,
     read_record,
-    run_config,
     save_curves,
 )
 from merpo.commands.session import Stopwatch, say
@@ -44,9 +46,10 @@ class Adapt:
     """Only these test tasks, by name; default: all."""
     episodes: int | None = None
     """Only the first N episodes of each test task's log; default: all."""
-    methods: tuple[str, ...] = DEFAULT_METHODS
+    methods: tuple[str, ...] = ()
     """Any of merpo, rac (no meta-policy), bc (the behaviour term alone), meta-policy (unadapted), and the rivals combo,
-    combo+meta-model, td3+bc, iql, which learn each task from its own log."""
+    combo+meta-model, td3+bc, iql, which learn each task from its own log. Default: the first four; a run of a context
+    learner (`merpo train --method`) has that learner alone."""
     certify: bool = False
     """Keep half of each log from merpo's and rac's learning to certify their improvement; `certificates.json` says
     what came of it. A policy that is not certified is replaced by the behaviour clone."""
@@ -58,18 +61,17 @@ class Adapt:
 
 def run_adapt(options: Adapt) -> None:
     """Run the command."""
-    import merpo
-
     watch = Stopwatch()
     record = read_record(options.run_dir)
     with watch.stage("loading"):
-        meta = merpo.Meta.load(options.run_dir / "checkpoint.safetensors", run_config(options.run_dir))
+        meta = load_learned(options.run_dir, record.method)
         ref = record.data if options.data is None else replace(record.data, name=options.data)
         tasks = pick_tasks(load_data(ref), options.tasks, options.episodes)
     say(f"{ref.name}: adapting to {len(tasks)} test tasks, {sum(len(t) for t in tasks)} transitions")
+    methods = options.methods or default_methods(record)
     with Stages() as bars:
         adapt(
-            meta, tasks, ref, options.methods, options.run_dir, bars.report, watch, options.episodes,
+            meta, tasks, ref, methods, options.run_dir, bars.report, watch, options.episodes,
             certify=options.certify, insist=options.insist,
         )  # fmt: skip
     say(f"Policies: {options.run_dir / 'policies'}  (next: merpo evaluate {options.run_dir})")
@@ -77,8 +79,13 @@ def run_adapt(options: Adapt) -> None:
         say("\n".join(["Stage times:", *watch.lines()]))
 
 
+def default_methods(record: RunRecord) -> tuple[str, ...]:
+    """What a run is adapted by unless one says otherwise."""
+    return DEFAULT_METHODS if record.method == "merpo" else (record.method,)
+
+
 def adapt(
-    meta: merpo.Meta,
+    meta: merpo.Meta | merpo.rivals.ContextMeta,
     tasks: TaskSet,
     ref: DataRef,
     methods: Sequence[str],
@@ -90,11 +97,12 @@ def adapt(
     insist: bool = False,
 ) -> dict[str, merpo.PolicySet]:
     """Adapt by every method and write the policies; those of an adaptation to something else are removed."""
-    if unknown := [m for m in methods if m not in METHODS]:
-        raise ConfigError(f"methods={unknown[0]!r}: expected any of {', '.join(METHODS)}.")
-    if not methods:
-        raise ConfigError(f"methods is empty: expected at least one of {', '.join(METHODS)}.")
     record = read_record(folder)
+    known = ADAPTED if record.method == "merpo" else (record.method,)
+    if unknown := [m for m in methods if m not in known]:
+        raise ConfigError(f"methods={unknown[0]!r}: expected any of {', '.join(known)} for a run of {record.method}.")
+    if certify and record.method != "merpo":
+        raise ConfigError(f"certify: a run of {record.method} has no certificates. Leave --certify out.")
     target = {"data": asdict(ref), "episodes": episodes, "tasks": [t.name for t in tasks]}
     if certify:
         target |= {"certified": True, "insisted": insist}
@@ -107,9 +115,11 @@ def adapt(
         (folder / "certificates.json").unlink(missing_ok=True)
         record = replace(record, seconds={k: v for k, v in record.seconds.items() if not k.startswith("adapt")})
     make_folder(folder / "policies")
+    from merpo import Meta
+
     found = {}
     models = None
-    if {"merpo", "rac", "combo+meta-model"} & set(methods) and not certify:
+    if isinstance(meta, Meta) and {"merpo", "rac", "combo+meta-model"} & set(methods) and not certify:
         begin = time.perf_counter()
         with watch.stage("adapting the models"):
             models = meta.adapt_models(tasks, report=report)
@@ -121,12 +131,14 @@ def adapt(
             report(stage if method in stage else f"{stage} ({method})", done, total, figures)
 
         with watch.stage(f"adapting ({method})"):
-            if certify and method in ("merpo", "rac"):
+            if not isinstance(meta, Meta):
+                policies = meta.adapt_many(tasks)
+            elif certify and method in ("merpo", "rac"):
                 policies = certified(meta, tasks, method, insist, named, folder)
             else:
                 policies = meta.adapt_many(tasks, method, models=models, report=named)
             policies.save(folder / "policies" / f"{method}.safetensors")
-            if policies.curves:
+            if policies.curves and isinstance(meta, Meta):
                 rounds = len(next(iter(policies.curves.values())))
                 save_curves(folder, method, policies.curves, meta.config.adapt_updates // rounds)
         found[method] = policies

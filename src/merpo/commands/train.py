@@ -17,7 +17,6 @@ from merpo.commands.stages import Report, Stages
 from merpo.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
-    import merpo
     from merpo.algorithms.merpo import MerPOConfig
     from merpo.data import SetInfo, TaskSet
 
@@ -30,6 +29,8 @@ class Train:
     """FAMILY/QUALITY, e.g. point-robot-goal/medium (generated if not stored yet), or the name of a stored set."""
     out: Path
     """Folder of the run: settings, versions, metrics, checkpoint."""
+    method: str = "merpo"
+    """merpo, or a context learner to compare it with: pearl, cbcq, focal, csro, unicorn."""
     seed: int = 0
     """Seed of training."""
     seeds: tuple[int, ...] = ()
@@ -64,11 +65,11 @@ def run_train(options: Train) -> None:
     ref = DataRef(options.data, options.episodes, options.data_seed)
     with watch.stage("data"):
         data = load_data(ref)
-    config = settings(data.info, options)
+    config = settings(data.info, options) if options.method == "merpo" else rival_settings(data.info, options)
     seeds = options.seeds or (options.seed,)
     say(f"{options.data}: {len(data.train)} training tasks, {sum(len(t) for t in data.train)} transitions")
     with Stages() as bars:
-        train(data, ref, config, seeds, options.out, options.overwrite, bars.report, watch)
+        train(data, ref, config, seeds, options.out, options.overwrite, bars.report, watch, options.method)
     say(f"Run folder: {options.out}  (next: merpo adapt {options.out})")
     if options.verbose:
         say("\n".join(["Stage times:", *watch.lines()]))
@@ -77,18 +78,23 @@ def run_train(options: Train) -> None:
 def train(
     data: TaskSet,
     ref: DataRef,
-    config: MerPOConfig,
+    config: Any,
     seeds: Sequence[int],
     out: Path,
     overwrite: bool,
     report: Report,
     watch: Stopwatch,
-) -> merpo.Meta:
+    method: str = "merpo",
+) -> Any:
     """Meta-train and write the run folder; the record comes last, so that an unfinished run is known as such."""
     import merpo
     from merpo.runs import RunFolder
 
-    learner = merpo.MerPO(config, seeds=seeds)
+    learner: Any = (
+        merpo.MerPO(config, seeds=seeds)
+        if method == "merpo"
+        else merpo.rivals.ContextLearner(method, config, seeds=seeds)
+    )
     with RunFolder.create(out, config, existing="overwrite" if overwrite else "refuse") as run:
         _clear(out)
 
@@ -102,8 +108,8 @@ def train(
         with watch.stage("writing"):
             meta.save(run.checkpoint_path)
             if meta.curves:
-                save_curves(out, "train", meta.curves, config.rac.imagine_every, per_line=False)
-            record = RunRecord(ref, tuple(learner.seeds), len(data.train))
+                save_curves(out, "train", meta.curves)
+            record = RunRecord(ref, tuple(learner.seeds), len(data.train), method)
             record.timed("train", time.perf_counter() - begin).save(out)
     return meta
 
@@ -120,6 +126,23 @@ def settings(info: SetInfo, options: Train) -> MerPOConfig:
     top: dict[str, Any] = {"train_updates": options.train_updates, "adapt_updates": options.adapt_updates}
     config = replace(config, rac=replace(config.rac, **{k: v for k, v in rac.items() if v is not None}))
     return replace(config, **{k: v for k, v in top.items() if v is not None})
+
+
+def rival_settings(info: SetInfo, options: Train) -> Any:
+    """A context learner's defaults for the data with the file's settings in their place. ConfigError for flags that
+    are MerPO's."""
+    from merpo.algorithms.presets import default_config
+    from merpo.algorithms.rivals.contextual import CONTEXT, budgeted
+    from merpo.runs import from_json, to_json
+
+    if options.method not in CONTEXT:
+        raise ConfigError(f"method={options.method!r}: expected merpo or any of {', '.join(CONTEXT)}.")
+    for name in ("train_updates", "adapt_updates", "alpha", "lam", "beta", "rollout_length"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"{name} is a setting of merpo, not of method={options.method!r}: use --config instead.")
+    config = budgeted(options.method, default_config(info))
+    path = options.config
+    return config if path is None else from_json(type(config), _merge(to_json(config), _read_file(path)))
 
 
 def read_settings(info: SetInfo, path: Path | None) -> MerPOConfig:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from merpo.algorithms.rivals.settings import check_counts, check_shares, check_steps, check_weights, check_widths
-from merpo.algorithms.rivals.td import Trained, bootstrap, polyak, td_loss
+from merpo.algorithms.rivals.td import Trained, bootstrap, kl_to_normal, polyak, td_loss
 from merpo.data.types import Transitions
 from merpo.networks import ACTION_LIMIT, MLP, TanhGaussian, TwinCritic
 
@@ -163,11 +163,6 @@ def candidates(
     """Corrected actions for given latents."""
     repeated = _repeat(obs, x.shape[-2])
     return perturbation(repeated, vae.decode(repeated, x))
-
-
-def kl_to_normal(mean: Float[Array, "*n x"], log_std: Float[Array, "*n x"]) -> Float[Array, "*n x"]:
-    """KL(N(mean, std^2) || N(0, 1)) of every coordinate."""
-    return 0.5 * (jnp.exp(2.0 * log_std) + mean * mean - 1.0) - log_std
 
 
 def vae_loss(vae: VAE, batch: Transitions, noise: Float[Array, "row x"], kl_weight: float) -> Float[Array, ""]:

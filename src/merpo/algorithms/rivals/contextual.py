@@ -44,6 +44,7 @@ CONTEXT: dict[str, tuple[Algorithm, type[Any]]] = {
     "unicorn": (_algorithm("unicorn", unicorn), UnicornConfig),
 }
 """Context learners, in the order of tables."""
+CONFIGS: tuple[type[Any], ...] = tuple(kind for _, kind in CONTEXT.values())
 
 
 def budgeted(method: str, config: MerPOConfig) -> Settings:
@@ -54,7 +55,7 @@ def budgeted(method: str, config: MerPOConfig) -> Settings:
         latent=5 if max(width) <= max(SMALL.rac.critic_hidden) else 20,
         hidden=(max(width),) * 3,
         learning_rate=rac.actor_lr,
-        batch=rac.batch,
+        batch=-(-rac.batch // 4),  # of each of 16 tasks: four times the rows of an update of RAC
     )
     base = SACConfig(hidden=width, learning_rate=rac.actor_lr, tau=rac.tau)
     updates = config.train_updates + config.adapt_updates

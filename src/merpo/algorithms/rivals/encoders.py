@@ -147,11 +147,6 @@ class GaussianEncoder(eqx.Module):
         return jnp.sum(mean * precision, axis=0) / jnp.sum(precision, axis=0)
 
 
-def kl_to_prior(mean: Float[Array, "*n z"], variance: Float[Array, "*n z"]) -> Float[Array, "*n"]:
-    """KL(N(mean, variance) || N(0, 1)), summed over z."""
-    return 0.5 * jnp.sum(variance + mean * mean - 1.0 - jnp.log(variance), axis=-1)
-
-
 class Conditioned(eqx.Module):
     """What a context learner leaves behind: the encoder, and a policy of (s, z)."""
 

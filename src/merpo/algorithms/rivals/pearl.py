@@ -23,11 +23,10 @@ from merpo.algorithms.rivals.encoders import (
     MetaBatch,
     conditioned,
     feature_count,
-    kl_to_prior,
 )
 from merpo.algorithms.rivals.sac import SACConfig
 from merpo.algorithms.rivals.settings import check_counts, check_weights
-from merpo.algorithms.rivals.td import Trained, polyak, td_loss
+from merpo.algorithms.rivals.td import Trained, kl_to_normal, polyak, td_loss
 from merpo.networks import TwinCritic
 
 
@@ -80,8 +79,8 @@ def critic_loss(
     encoder, critic = nets
     mean, variance = encoder(batch.context)
     td, metrics = td_loss(critic, conditioned(batch, mean + jnp.sqrt(variance) * noise), y)
-    kl = jnp.mean(kl_to_prior(mean, variance))
-    return td * value_scale**2 + kl_weight * kl, metrics | {"context/kl": kl}
+    kl = jnp.mean(jnp.sum(kl_to_normal(mean, 0.5 * jnp.log(variance)), axis=-1))
+    return td + kl_weight / value_scale**2 * kl, metrics | {"context/kl": kl}
 
 
 def update(

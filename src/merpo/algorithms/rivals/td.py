@@ -50,6 +50,11 @@ def td_loss(
     return jnp.sum(td), {"critic/td": jnp.mean(td), "critic/q_data": jnp.mean(q)}
 
 
+def kl_to_normal(mean: Float[Array, "*n"], log_std: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """KL(N(mean, std^2) || N(0, 1)) of every number."""
+    return 0.5 * (jnp.exp(2.0 * log_std) + mean * mean - 1.0) - log_std
+
+
 def polyak(target: Any, net: Any, tau: Float[Array, ""] | float) -> Any:
     """The target network moved by the share tau towards the network."""
     return jax.tree.map(lambda t, n: t + tau * (n - t), target, net)
