@@ -327,7 +327,8 @@ def read_checkpoint(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, 
         raise StorageError(
             f"{path}: a checkpoint of kind {meta.get('kind')!r}, expected {kind!r}. Give the other file of the run."
         )
-    configs: dict[str, type[Any]] = {c.__name__: c for c in (MerPOConfig, *contextual.CONFIGS)}
+    kinds: tuple[type[Any], ...] = (MerPOConfig, *contextual.CONFIGS)
+    configs = {c.__name__: c for c in kinds}
     return meta, from_json(configs[meta["config_type"]], meta["config"]), from_json(SetInfo, meta["info"])
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,11 +91,8 @@ def train(
     import merpo
     from merpo.runs import RunFolder
 
-    learner: Any = (
-        merpo.MerPO(config, seeds=seeds)
-        if method == "merpo"
-        else merpo.rivals.ContextLearner(method, config, seeds=seeds)
-    )
+    kind: Any = merpo.MerPO if method == "merpo" else partial(merpo.rivals.ContextLearner, method)
+    learner = kind(config, seeds=seeds)
     with RunFolder.create(out, config, existing="overwrite" if overwrite else "refuse") as run:
         _clear(out)
 

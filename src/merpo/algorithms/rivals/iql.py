@@ -79,7 +79,9 @@ def init(key: PRNGKeyArray, obs_dim: int, act_dim: int, config: IQLConfig) -> St
     )
 
 
-def expectile_loss(value: MLP, obs: Float[Array, "row obs"], q: Float[Array, " row"], tau: float) -> Float[Array, ""]:
+def expectile_loss(
+    value: MLP, obs: Float[Array, "row obs"], q: Float[Array, " row"], tau: float | Float[Array, ""]
+) -> Float[Array, ""]:
     """E[|tau - 1(u < 0)| u^2], u = q - V(s) (equation 5)."""
     u = q - value(obs)[..., 0]
     return jnp.mean(jnp.abs(tau - (u < 0.0).astype(jnp.float32)) * u * u)
