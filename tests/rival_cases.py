@@ -13,14 +13,22 @@ from merpo.algorithms.rivals import adapt, contextual
 from merpo.algorithms.rivals.bcq import BCQConfig
 from merpo.algorithms.rivals.brac import BRACConfig
 from merpo.algorithms.rivals.encoders import ContextConfig, MetaBatch, features
+from merpo.algorithms.rivals.mbml import LessonBatch, MbmlConfig, TeacherConfig, teacher_init
 from merpo.algorithms.rivals.sac import SACConfig
 from merpo.algorithms.rivals.td import Trained
+from merpo.dynamics.ensemble import DynamicsConfig
 from toys import filled, transitions
 
 GAMMA = 0.9
 CONTEXT = ContextConfig(latent=2, hidden=(4,), rows=3, tasks=4, batch=5)
 SAC = SACConfig(hidden=(4,))
 BCQ = BCQConfig(hidden=(4,), vae_hidden=(4,), candidates=3, act_candidates=4)
+MBML = MbmlConfig(
+    CONTEXT,
+    TeacherConfig(BCQ, batch=5, updates=4),
+    DynamicsConfig(hidden=(4,), members=2, elites=2, batch=4, adapt_steps=2, check_every=1),
+    updates=8,
+)
 AGENTS = {"pearl": SAC, "cbcq": BCQ}
 ALGORITHMS = {name: pair[0] for name, pair in {**adapt.MODEL_FREE, **contextual.CONTEXT}.items()}
 
@@ -29,6 +37,8 @@ def tiny(name: str, **changes):
     """Settings for tests."""
     if name in adapt.MODEL_FREE:
         return replace(adapt.MODEL_FREE[name][1](hidden=(4,), batch=5, updates=8), **changes)
+    if name == "mbml":
+        return replace(MBML, **changes)
     agent = AGENTS.get(name, BRACConfig(sac=SAC))
     return replace(contextual.CONTEXT[name][1](CONTEXT, agent, updates=8), **changes)
 
@@ -55,7 +65,12 @@ def rival_batch(name: str, i: int, size: float = 1.0):
     if name in adapt.MODEL_FREE:
         return rows(i, 5)
     task = jnp.asarray(np.array([0, 2, 0, 1]), jnp.int32)
-    return MetaBatch(task, rows(i, (4, 5)), features(rows(i + 90, (4, 3)), GAMMA))
+    batch = MetaBatch(task, rows(i, (4, 5)), features(rows(i + 90, (4, 3)), GAMMA))
+    if name != "mbml":
+        return batch
+    teachers = [fresh(filled(lambda k: teacher_init(k, 3, 2, MBML.teacher), i + j)) for j in range(4)]
+    others = (features(rows(i + j, (4, 3)), GAMMA) for j in (91, 92))
+    return LessonBatch(batch, jax.tree.map(lambda *x: jnp.stack(x), *teachers), *others)
 
 
 def rival_case(name: str, i: int, size: float = 1.0):

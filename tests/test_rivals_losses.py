@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, stats
 
 from merpo import ConfigError
-from merpo.algorithms.rivals import bcq, brac, csro, focal, iql, pearl, sac, td3bc, unicorn
+from merpo.algorithms.rivals import bcq, brac, csro, focal, iql, mbml, pearl, sac, td3bc, unicorn
 from merpo.algorithms.rivals.encoders import (
     ContextConfig,
     GaussianEncoder,
@@ -20,7 +20,8 @@ from merpo.algorithms.rivals.encoders import (
 from merpo.algorithms.rivals.td import bootstrap, kl_to_normal
 from merpo.data.types import Stacked
 from rival_cases import BCQ, rival_batch, rival_state, tiny
-from toys import actor, critic, filled, mlp, transitions
+from merpo.dynamics.fit import FittedModel
+from toys import actor, critic, ensemble, filled, mlp, transitions, unit_scale
 
 
 def constant(value):
@@ -359,6 +360,56 @@ def test_unicorns_decoder_predicts_the_rows_it_did_not_read():
         np.testing.assert_allclose(seen[t, i, 5], batch.rows.reward[t, i] * 10, rtol=1e-4)
     np.testing.assert_allclose(metrics["unicorn/recon"], np.mean(errors), rtol=1e-4)
     np.testing.assert_allclose(loss, np.mean(errors) + 0.1 * metrics["context/loss"], rtol=1e-4)
+
+
+# --- MBML
+
+
+def test_triplets_are_hinged_at_their_margin():
+    rng = np.random.default_rng(0)
+    anchor, same, other = (rng.normal(size=(9, 3)).astype(np.float32) for _ in range(3))
+    expected = [
+        max(np.linalg.norm(a - s) - np.linalg.norm(a - o) + 0.5, 0.0)
+        for a, s, o in zip(anchor, same, other, strict=True)
+    ]
+    assert 0.0 in expected
+    found = mbml.triplet_loss(*(jnp.asarray(x) for x in (anchor, same, other)), 0.5)
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-4)
+
+
+def test_rows_are_relabelled_by_the_other_tasks_elites():
+    """The same states and actions; reward and next state are the elites' mean prediction, the third member ignored."""
+    config = tiny("mbml").dynamics
+    model = jax.tree.map(lambda *x: jnp.concatenate(x), ensemble(0, 3, 2, config), ensemble(1, 3, 2, config))
+    fitted = FittedModel(model, jnp.asarray([0, 3], jnp.int32), jnp.zeros(4))
+    t = transitions(2, 6)
+    found = mbml.relabelled_rows(fitted, unit_scale(3), t)
+    x = jnp.concatenate([t.obs, t.action], axis=-1)
+    mean, _, _ = model(jnp.broadcast_to(x, (4, *x.shape)))
+    mean = np.asarray(mean)[[0, 3]].mean(0)
+    np.testing.assert_array_equal(found.obs, t.obs)
+    np.testing.assert_array_equal(found.action, t.action)
+    np.testing.assert_allclose(found.reward, mean[:, 3], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.next_obs, t.obs + mean[:, :3], rtol=1e-4, atol=1e-6)
+
+
+def test_students_are_compared_with_their_own_tasks_teacher():
+    state, batch = rival_state("mbml", 0), rival_batch("mbml", 1)
+    rng = np.random.default_rng(0)
+    z, x = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((4, 2), (4, 5, 4)))
+    agent = state.agent
+    nets = (agent.vae.net, agent.perturbation.net, agent.critic.net)
+    _, metrics = mbml.distillation_loss(nets, batch.teachers, batch.tasks, z, x)
+    value, action, correction, rows = [], [], [], batch.tasks.rows
+    for t in range(4):
+        teacher = jax.tree.map(lambda leaf, t=t: leaf[t], batch.teachers)
+        s, a = rows.obs[t], rows.action[t]
+        s_z = jnp.concatenate([s, jnp.broadcast_to(z[t], (5, 2))], axis=-1)
+        value.append((agent.critic.net(s_z, a) - teacher.critic.net(s, a)) ** 2)
+        action.append((agent.vae.net.decode(s_z, x[t]) - teacher.vae.net.decode(s, x[t])) ** 2)
+        correction.append((agent.perturbation.net(s_z, a) - teacher.perturbation.net(s, a)) ** 2)
+    found = [metrics[f"mbml/{name}"] for name in ("value", "action", "correction")]
+    np.testing.assert_allclose(found, [np.mean(v) for v in (value, action, correction)], rtol=1e-3)
 
 
 # --- settings

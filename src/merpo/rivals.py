@@ -23,6 +23,7 @@ from merpo.algorithms.rivals.contextual import (
     CbcqConfig,
     CsroConfig,
     FocalConfig,
+    MbmlConfig,
     PearlConfig,
     Settings,
     UnicornConfig,
@@ -103,7 +104,7 @@ class ContextMeta:
 
 
 class ContextLearner:
-    """A context-based offline meta-RL method: `method` is one of pearl, cbcq, focal, csro, unicorn.
+    """A context-based offline meta-RL method: `method` is one of pearl, cbcq, mbml, focal, csro, unicorn.
 
     `config` defaults to the paper's settings with the budget that MerPO has on the same data; all `seeds` are trained
     side by side.
@@ -153,6 +154,11 @@ def Focal(config: FocalConfig | None = None, **options: Any) -> ContextLearner:
     return ContextLearner("focal", config, **options)
 
 
+def Mbml(config: MbmlConfig | None = None, **options: Any) -> ContextLearner:
+    """MBML; options as of `ContextLearner`."""
+    return ContextLearner("mbml", config, **options)
+
+
 def Csro(config: CsroConfig | None = None, **options: Any) -> ContextLearner:
     """CSRO; options as of `ContextLearner`."""
     return ContextLearner("csro", config, **options)
@@ -174,6 +180,8 @@ __all__ = [
     "Focal",
     "FocalConfig",
     "IQLConfig",
+    "Mbml",
+    "MbmlConfig",
     "Pearl",
     "PearlConfig",
     "TD3BCConfig",

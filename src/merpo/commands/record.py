@@ -29,7 +29,7 @@ RECORD = "run.json"
 FORMAT, FORMAT_VERSION = "merpo-run-record", 1
 ADAPTED = ("meta-policy", "bc", "iql", "td3+bc", "combo", "combo+meta-model", "rac", "merpo")
 """What a run of MerPO can be adapted by, in the order of tables (`merpo.api.METHODS`, known before JAX is loaded)."""
-CONTEXT = ("pearl", "cbcq", "focal", "csro", "unicorn")
+CONTEXT = ("pearl", "cbcq", "mbml", "focal", "csro", "unicorn")
 """Context learners, which have runs of their own (`merpo.rivals.METHODS`)."""
 METHODS = (*ADAPTED[:6], *CONTEXT, *ADAPTED[6:])
 """All of them."""

@@ -31,7 +31,7 @@ class Train:
     out: Path
     """Folder of the run: settings, versions, metrics, checkpoint."""
     method: str = "merpo"
-    """merpo, or a context learner to compare it with: pearl, cbcq, focal, csro, unicorn."""
+    """merpo, or a context learner to compare it with: pearl, cbcq, mbml, focal, csro, unicorn."""
     seed: int = 0
     """Seed of training."""
     seeds: tuple[int, ...] = ()

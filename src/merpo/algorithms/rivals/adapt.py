@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -20,7 +19,7 @@ from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.pipeline import Learned, NewTasks, Report, silent
 from merpo.algorithms.rivals import combo, iql, td3bc
 from merpo.algorithms.rivals.iql import IQLConfig
-from merpo.algorithms.rivals.running import Algorithm, Jobs, draw_rows, run
+from merpo.algorithms.rivals.running import Algorithm, draw_rows, every_job, run
 from merpo.algorithms.rivals.td3bc import TD3BCConfig
 from merpo.data.types import SetInfo, TaskData, stack
 from merpo.errors import ConfigError
@@ -39,12 +38,6 @@ def budgeted(method: str, config: MerPOConfig) -> Settings:
     return kind(
         hidden=rac.critic_hidden, learning_rate=rac.actor_lr, batch=rac.batch, updates=config.adapt_updates, tau=rac.tau
     )
-
-
-def every_job(seeds: Sequence[int], tasks: int) -> Jobs:
-    """One job per (seed, task), seeds outermost."""
-    task = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(seeds))
-    return Jobs(task, jnp.repeat(jnp.asarray(seeds, jnp.int32), tasks))
 
 
 def adapt(

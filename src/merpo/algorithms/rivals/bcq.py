@@ -140,11 +140,11 @@ def init(key: PRNGKeyArray, obs_dim: int, act_dim: int, config: BCQConfig) -> Ag
         Trained.start(critic),
         perturbation,
         critic,
-        _prior(k_act, (config.act_candidates, 2 * act_dim)),
+        prior(k_act, (config.act_candidates, 2 * act_dim)),
     )
 
 
-def _prior(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*n x"]:
+def prior(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*n x"]:
     """Latents of likely actions: N(0, 1) clipped to +-0.5."""
     return jnp.clip(jax.random.normal(key, shape, jnp.float32), -0.5, 0.5)
 
@@ -202,7 +202,7 @@ def finish(
     noise = jax.random.normal(k_vae, (batch.reward.shape[0], width), jnp.float32)
     loss, grads = jax.value_and_grad(vae_loss)(agent.vae.net, batch, noise, config.kl_weight)
     vae = agent.vae.step(grads, config.learning_rate)
-    x = _prior(k_perturb, (batch.reward.shape[0], width))
+    x = prior(k_perturb, (batch.reward.shape[0], width))
     value, grads = jax.value_and_grad(perturbation_loss)(agent.perturbation.net, vae.net, critic.net, batch.obs, x)
     perturbation = agent.perturbation.step(grads, config.learning_rate)
     new = Agent(
@@ -218,7 +218,7 @@ def finish(
 
 def next_latents(agent: Agent, batch: Transitions, key: PRNGKeyArray, config: BCQConfig) -> Float[Array, "row c x"]:
     """Candidates' latents for a target."""
-    return _prior(key, (batch.reward.shape[0], config.candidates, agent.act_latents.shape[-1]))
+    return prior(key, (batch.reward.shape[0], config.candidates, agent.act_latents.shape[-1]))
 
 
 def update(

@@ -15,21 +15,22 @@ from jaxtyping import Array, Float, Int
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.pipeline import Report, silent
 from merpo.algorithms.presets import SMALL
-from merpo.algorithms.rivals import cbcq, csro, encoders, focal, pearl, unicorn
+from merpo.algorithms.rivals import cbcq, csro, encoders, focal, mbml, pearl, unicorn
 from merpo.algorithms.rivals.bcq import BCQConfig
 from merpo.algorithms.rivals.brac import BRACConfig
 from merpo.algorithms.rivals.cbcq import CbcqConfig
 from merpo.algorithms.rivals.csro import CsroConfig
 from merpo.algorithms.rivals.encoders import Conditioned, ContextConfig
 from merpo.algorithms.rivals.focal import FocalConfig
+from merpo.algorithms.rivals.mbml import MbmlConfig, TeacherConfig
 from merpo.algorithms.rivals.pearl import PearlConfig
-from merpo.algorithms.rivals.running import Algorithm, Jobs, run
+from merpo.algorithms.rivals.running import Algorithm, run, seed_jobs
 from merpo.algorithms.rivals.sac import SACConfig
 from merpo.algorithms.rivals.unicorn import UnicornConfig
 from merpo.data.prepare import Preparation
 from merpo.data.types import SetInfo, TaskData, Transitions, stack
 
-Settings = FocalConfig | PearlConfig | CbcqConfig
+Settings = FocalConfig | PearlConfig | CbcqConfig | MbmlConfig
 
 
 def _algorithm(name: str, module: Any) -> Algorithm:
@@ -39,6 +40,7 @@ def _algorithm(name: str, module: Any) -> Algorithm:
 CONTEXT: dict[str, tuple[Algorithm, type[Any]]] = {
     "pearl": (_algorithm("pearl", pearl), PearlConfig),
     "cbcq": (_algorithm("cbcq", cbcq), CbcqConfig),
+    "mbml": (Algorithm("mbml", mbml.init, mbml.draw, mbml.update, mbml.learned), MbmlConfig),
     "focal": (_algorithm("focal", focal), FocalConfig),
     "csro": (_algorithm("csro", csro), CsroConfig),
     "unicorn": (_algorithm("unicorn", unicorn), UnicornConfig),
@@ -64,6 +66,10 @@ def budgeted(method: str, config: MerPOConfig) -> Settings:
     if method == "cbcq":
         agent = BCQConfig(width, width, learning_rate=rac.critic_lr, tau=rac.tau)
         return CbcqConfig(context, agent, updates=updates)
+    if method == "mbml":
+        agent = BCQConfig(width, width, learning_rate=rac.critic_lr, tau=rac.tau)
+        teacher = TeacherConfig(agent, rac.batch, config.train_updates)
+        return MbmlConfig(context, teacher, config.dynamics, updates=config.adapt_updates, group=config.group)
     # the paper's c learns at a third of the step size of the actor
     divergence = replace(BRACConfig(sac=base), divergence_lr=rac.actor_lr / 3.0)
     kind: type[FocalConfig] = CONTEXT[method][1]
@@ -80,10 +86,13 @@ def fit(
     report: Report = silent,
 ) -> tuple[Conditioned, dict[str, Float[np.ndarray, "round seed 1"]]]:
     """Learn from the training tasks, all seeds side by side: what adaptation needs, [seed] leaves, and the curves."""
-    jobs = Jobs(jnp.zeros(len(seeds), jnp.int32), jnp.asarray(seeds, jnp.int32))
-    data = stack([preparation.task(t) for t in tasks])
+    ready = [preparation.task(t) for t in tasks]
+    if isinstance(config, MbmlConfig):
+        data: Any = mbml.teach(ready, info, config, seeds, report)
+    else:
+        data = stack(ready)
     learned, curves = run(
-        CONTEXT[method][0], data, jobs, info.obs_dim, info.act_dim, info.gamma, config, config.group,
+        CONTEXT[method][0], data, seed_jobs(seeds), info.obs_dim, info.act_dim, info.gamma, config, config.group,
         f"meta-training ({method})", report,
     )  # fmt: skip
     return learned, {k: v[..., None] for k, v in curves.items()}

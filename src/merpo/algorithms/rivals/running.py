@@ -5,7 +5,7 @@ A job is a (seed, task) pair of a single-task learner, or a seed of a context le
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,7 +33,7 @@ class Algorithm:
     init: Callable[..., Any]
     """`init(key, obs_dim, act_dim, config) -> state`"""
     draw: Callable[..., Any]
-    """`draw(data, task, key, config, gamma) -> batch`"""
+    """`draw(data, place, key, config, gamma) -> batch`"""
     update: Callable[..., Any]
     """`update(state, batch, key, gamma, config) -> (state, metrics)`"""
     learned: Callable[..., Any]
@@ -43,14 +43,29 @@ class Algorithm:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Jobs:
-    """What runs side by side: one task (ignored by context learners) and one seed per job."""
+    """What runs side by side."""
 
     task: Int[Array, " job"]
+    """With the seed, what a job's random numbers come from; 0 for context learners."""
     seed: Int[Array, " job"]
+    place: Int[Array, " job"]
+    """What `draw` is told: the task's row of the data, or the seed's."""
 
     def keys(self, key: PRNGKeyArray) -> Key[Array, " job"]:
         """A key per job from its own seed and task, whatever runs beside it."""
         return jax.vmap(lambda s, t: jax.random.fold_in(jax.random.fold_in(key, s), t))(self.seed, self.task)
+
+
+def every_job(seeds: Sequence[int], tasks: int) -> Jobs:
+    """One job per (seed, task), seeds outermost."""
+    task = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(seeds))
+    return Jobs(task, jnp.repeat(jnp.asarray(seeds, jnp.int32), tasks), task)
+
+
+def seed_jobs(seeds: Sequence[int]) -> Jobs:
+    """One job per seed."""
+    zero = jnp.zeros(len(seeds), jnp.int32)
+    return Jobs(zero, jnp.asarray(seeds, jnp.int32), jnp.arange(len(seeds), dtype=jnp.int32))
 
 
 def draw_rows(data: Stacked, task: Int[Array, ""], key: PRNGKeyArray, config: Any, gamma: float) -> Transitions:
@@ -75,17 +90,17 @@ def chunk(
     """`updates` updates of every job in one compiled call, beginning with number `start`; metrics are their means."""
 
     def one(args: tuple[Any, ...]) -> tuple[Any, dict[str, Array]]:
-        state, task, key = args
+        state, place, key = args
 
         def body(state: Any, k: PRNGKeyArray) -> tuple[Any, dict[str, Array]]:
             k_draw, k_update = jax.random.split(k)
-            return algorithm.update(state, algorithm.draw(data, task, k_draw, config, gamma), k_update, gamma, config)
+            return algorithm.update(state, algorithm.draw(data, place, k_draw, config, gamma), k_update, gamma, config)
 
         state, metrics = jax.lax.scan(body, state, jax.random.split(key, updates))
         return state, jax.tree.map(jnp.mean, metrics)
 
     keys = jobs.keys(jax.random.fold_in(jax.random.key(10), start))
-    return map_groups(one, (states, jobs.task, keys), group)
+    return map_groups(one, (states, jobs.place, keys), group)
 
 
 def run(
