@@ -19,8 +19,8 @@ from merpo.algorithms.rivals.encoders import (
 )
 from merpo.algorithms.rivals.td import bootstrap, kl_to_normal
 from merpo.data.types import Stacked
-from rival_cases import BCQ, rival_batch, rival_state, tiny
 from merpo.dynamics.fit import FittedModel
+from rival_cases import BCQ, rival_batch, rival_state, tiny
 from toys import actor, critic, ensemble, filled, mlp, transitions, unit_scale
 
 
