@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import toys  # noqa: F401 - optax's steps under strict promotion
 from merpo.algorithms.rivals import adapt, contextual
 from merpo.algorithms.rivals.bcq import BCQConfig
 from merpo.algorithms.rivals.brac import BRACConfig
