@@ -116,7 +116,7 @@ def run(
     report: Report = silent,
 ) -> tuple[Any, dict[str, Float[np.ndarray, "round job"]]]:
     """`config.updates` updates of every job: what is learned, [job] leaves, and the learning curves."""
-    starts = jax.jit(jax.vmap(lambda k: algorithm.init(k, obs_dim, act_dim, config)))(jobs.keys(jax.random.key(9)))
+    starts = jax.vmap(lambda k: algorithm.init(k, obs_dim, act_dim, config))(jobs.keys(jax.random.key(9)))
     parts = cuts(int(jobs.seed.shape[0]), cores())
     # chunks donate their input: no two leaves may share a buffer
     states = [jax.tree.map(lambda x, c=c: jnp.copy(x[c]), starts) for c in parts]
