@@ -21,7 +21,7 @@ from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.prepare import Preparation
 from merpo.data.types import SetInfo, Stacked, TaskData, stack
 from merpo.dynamics import fit as dyn
-from merpo.dynamics.ensemble import Ensemble, TargetScale, fit_scale
+from merpo.dynamics.ensemble import POOL_CHUNK, DynamicsConfig, Ensemble, TargetScale, fit_scale
 from merpo.dynamics.fit import FittedModel, Rows
 from merpo.dynamics.termination import Termination
 from merpo.networks import Actor, TwinCritic
@@ -88,6 +88,7 @@ def fit_meta_model(
     """phi_m by proximal meta-learning over the batch's tasks."""
     k_init, k_run = jax.random.split(key)
     meta = Ensemble.init(k_init, info.obs_dim, info.act_dim, config.dynamics)
+    meta = _pooled(meta, batch, scale, jax.random.fold_in(key, 1), learn_termination, config.dynamics, report)
     total, chunk = config.dynamics.meta_iterations, 10
     tasks = int(batch.rows.count.shape[0])
     for start in range(0, total, chunk):
@@ -97,6 +98,25 @@ def fit_meta_model(
             iterations=min(chunk, total - start), tasks_per_iteration=min(config.tasks_per_iteration, tasks),
         )  # fmt: skip
         report("meta-model", min(start + chunk, total), total, {"nll": float(nll[-1])})
+    return meta
+
+
+def _pooled(
+    meta: Ensemble,
+    batch: Batch,
+    scale: TargetScale,
+    key: PRNGKeyArray,
+    learn_termination: bool,
+    config: DynamicsConfig,
+    report: Report,
+) -> Ensemble:
+    opt_state = dyn.optimiser(config).init(meta)
+    for start in range(0, config.pool_steps, POOL_CHUNK):
+        meta, opt_state, nll = dyn.pool_chunk(
+            meta, opt_state, batch.stacked, batch.rows, scale, key, jnp.asarray(start, jnp.int32),
+            config=config, learn_termination=learn_termination, steps=POOL_CHUNK,
+        )  # fmt: skip
+        report("pooled model", start + POOL_CHUNK, config.pool_steps, {"nll": float(nll)})
     return meta
 
 
