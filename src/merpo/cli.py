@@ -22,6 +22,11 @@ EXTRAS = {
     "h5py": "data",
     "pyarrow": "tables",
     "PIL": "data",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "flatbuffers": "export",
+    "tensorboardX": "tensorboard",
+    "wandb": "wandb",
 }
 """Which extra brings a package that may be missing."""
 
@@ -82,6 +87,7 @@ def _run(args: list[str]) -> None:
     from merpo.commands.behaviour import Behaviour, run_behaviour
     from merpo.commands.data import Data, run_data
     from merpo.commands.evaluate import Evaluate, run_evaluate
+    from merpo.commands.export import Export, run_export
     from merpo.commands.quickstart import Quickstart, run_quickstart
     from merpo.commands.session import use_compilation_cache
     from merpo.commands.theory import Theory, run_theory
@@ -91,6 +97,7 @@ def _run(args: list[str]) -> None:
         Train: run_train,
         Adapt: run_adapt,
         Evaluate: run_evaluate,
+        Export: run_export,
         Data: run_data,
         Behaviour: run_behaviour,
         Quickstart: run_quickstart,
@@ -100,6 +107,7 @@ def _run(args: list[str]) -> None:
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Adapt, tyro.conf.subcommand("adapt")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Data, tyro.conf.subcommand("data")]
         | Annotated[Behaviour, tyro.conf.subcommand("behaviour")]
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
