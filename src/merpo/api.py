@@ -249,7 +249,7 @@ class Meta:
         logged them (`policy.certificate`); if that is not sure, the clone of the logged behaviour is returned in its
         place, unless `insist`.
         """
-        one = replace(self, learned=self._seed(0), seeds=self.seeds[:1])
+        one = self.only(self.seeds[0])
         if certify:
             from merpo.certified import adapt_certified
 
@@ -322,11 +322,15 @@ class Meta:
         learned, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config or stored)
         return Meta(learned, info, stored, seeds)
 
-    def _seed(self, i: int) -> Learned:
-        old = self.learned
+    def only(self, seed: int) -> Meta:
+        """The same for one of its seeds."""
+        if seed not in self.seeds:
+            raise UnknownNameError(f"seed={seed}: expected one of {self.seeds}, which were trained.")
+        i, old = self.seeds.index(seed), self.learned
         of_seeds = (old.meta_model, old.meta_actor, old.meta_critic, old.context)
         model, actor, critic, context = jax.tree.map(lambda x: x[i : i + 1], of_seeds)
-        return Learned(model, actor, critic, context, old.scale, old.preparation)
+        learned = Learned(model, actor, critic, context, old.scale, old.preparation)
+        return replace(self, learned=learned, seeds=(seed,))
 
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
         listed = list(tasks)
