@@ -93,6 +93,7 @@ def _run(args: list[str]) -> None:
     from merpo.commands.report import Report, run_report
     from merpo.commands.session import use_compilation_cache
     from merpo.commands.theory import Theory, run_theory
+    from merpo.commands.track import Track, run_track
     from merpo.commands.train import Train, run_train
 
     runners: dict[type, Callable[[Any], None]] = {
@@ -102,6 +103,7 @@ def _run(args: list[str]) -> None:
         Report: run_report,
         Compare: run_compare,
         Export: run_export,
+        Track: run_track,
         Data: run_data,
         Behaviour: run_behaviour,
         Quickstart: run_quickstart,
@@ -114,6 +116,7 @@ def _run(args: list[str]) -> None:
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Export, tyro.conf.subcommand("export")]
+        | Annotated[Track, tyro.conf.subcommand("track")]
         | Annotated[Data, tyro.conf.subcommand("data")]
         | Annotated[Behaviour, tyro.conf.subcommand("behaviour")]
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]

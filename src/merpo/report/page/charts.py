@@ -13,6 +13,9 @@ from merpo.report.page.material import Trace, Traces
 from merpo.report.page.svg import PANEL, Axis, Chart, Series, number, panel, spanning
 from merpo.report.style import label
 
+SMALL = 250.0
+"""Width of a learning curve: four stand side by side on a desk, one on a phone."""
+
 
 def method_class(method: str) -> str:
     """The CSS class of a method's colour."""
@@ -77,7 +80,7 @@ def curve_panel(
     flat = np.asarray(values, np.float64).reshape(len(values), -1)
     low, middle, high = np.quantile(flat, [0.1, 0.5, 0.9], axis=1)
     x = (np.arange(len(flat)) + 1.0) * every
-    return panel(title, [Series(title, cls, x, middle, low, high)], x_title, 170.0, log)
+    return panel(title, [Series(title, cls, x, middle, low, high)], x_title, 160.0, log, SMALL)
 
 
 def error_panel(errors: np.ndarray, every: int) -> str:

@@ -42,7 +42,7 @@ CURVES = {
     "actor/kl_meta": ("Distance from the meta-policy", "KL divergence.", True),
     "actor/entropy": ("Entropy", "Of the policy's actions.", False),
 }
-MULTIPLIERS = {"rac/lambda": "lambda", "rac/alpha": "alpha", "rac/temperature": "temperature"}
+MULTIPLIERS = {"rac/lambda": "lambda", "rac/alpha": "alpha", "rac/temperature": "Temperature"}
 """Weights of the regularisers: shown as curves where they move, as numbers where they do not."""
 WEIGHTS = {
     "rac/lambda": "Weight of both divergences.",
@@ -98,7 +98,7 @@ def _returns(run: RunView) -> str:
     return card(
         "Returns on new tasks",
         legend(methods),
-        '<div class="grid pair">',
+        '<div class="grid returns">',
         figure(
             charts.returns_chart(r, found),
             "The pale bar is the adapted policy's gain over the logged behaviour; whiskers are 95 % intervals of the"
@@ -196,7 +196,7 @@ def _learning(run: RunView) -> str:
                 continue
             values = np.asarray(metrics[name])
             if np.ptp(values) <= 1e-6 * max(float(np.abs(values).max()), 1e-12):
-                constants.append((head, number(float(values.flat[0]))))
+                constants.append((head.lower(), number(float(values.flat[0]))))
             else:
                 figures.append(figure(charts.curve_panel(head, values, run.every, cls), WEIGHTS[name], head))
         held = "; ".join(f"{name} {value}" for name, value in constants)

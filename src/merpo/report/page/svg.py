@@ -172,10 +172,12 @@ class Series:
     high: Line | None = None
 
 
-def panel(title: str, series: Sequence[Series], x_title: str, height: float = 200.0, log: bool = False) -> str:
+def panel(
+    title: str, series: Sequence[Series], x_title: str, height: float = 200.0, log: bool = False, width: float = PANEL
+) -> str:
     """A line chart with bands; a note below the title is the caller's."""
-    chart = Chart(title, height)
-    left, right, top, bottom = 46.0, PANEL - 8.0, 10.0, height - 34.0
+    chart = Chart(title, height, width)
+    left, right, top, bottom = 46.0, width - 8.0, 10.0, height - 34.0
     values = [np.asarray(v, float) for s in series for v in (s.y, s.low, s.high) if v is not None]
     low, high = spanning(values)
     positive = [v[np.isfinite(v)] for v in values]
