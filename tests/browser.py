@@ -16,10 +16,19 @@ from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync --hide-scrollbars --enable-logging=stderr --v=0"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--v=0",
+]
 DESK, PHONE = (1280, 900), (390, 844)
 
 PROBE = """
@@ -67,7 +76,9 @@ def _run(page: Path, size: tuple[int, int], *more: str) -> tuple[str, str]:
     assert program is not None, "no Chromium here"
     with tempfile.TemporaryDirectory() as profile:
         flags = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", *more]
-        done = subprocess.run([program, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [program, *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=False
+        )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, done.stderr
 

@@ -5,11 +5,11 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import browser
 import numpy as np
 import pytest
-import toys
 
+import browser
+import toys
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.data import TaskSet, info
 from merpo.dynamics.calibration import LEVELS, ModelCheck
@@ -39,7 +39,7 @@ def model_check():
     coverage = np.stack([LEVELS, LEVELS**0.5, LEVELS**2])
     drift = np.sort(rng.uniform(0.01, 0.5, (12, 3)), axis=1)
     unexplained = np.asarray([[0.2, 0.1, 0.0004]] * 3)
-    return ModelCheck(unexplained, coverage, 120, drift, 12, logged + [[0.0, 0.4]], logged, 60)
+    return ModelCheck(unexplained, coverage, 120, drift, 12, logged + np.asarray([0.0, 0.4]), logged, 60)
 
 
 def certificate(task, lower, reasons=()):
@@ -57,7 +57,9 @@ def view(name="first", **changes):
     traces = tuple(Trace(t, (path(), path()), {"merpo": path()}, (1.0, 2.0)) for t in TASKS)
     names = ("critic/td", "actor/q", "actor/clone", "rac/lambda", "rac/temperature")
     curves = {s: {n: rng.uniform(1, 2, (6, 2, 3)) for n in names} for s in ("train", "merpo")}
-    certificates = {"merpo": {"0": [certificate("task-1", 0.7), certificate("task-2", -0.2, ("improvement not proven",))]}}
+    certificates = {
+        "merpo": {"0": [certificate("task-1", 0.7), certificate("task-2", -0.2, ("improvement not proven",))]}
+    }
     whole = RunView(
         name, "point-robot-goal/medium", (0, 1), 7, {"tasks": list(TASKS), "certified": True, "insisted": False},
         {"train": 12.5}, to_json(config), config_hash(config), {"merpo": "0.1.0", "jax": "0.10"}, results(), info(data),
@@ -82,8 +84,11 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "br", "path", "circle", "rect"):
+        if tag not in ("meta", "link"):
             self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag

@@ -35,7 +35,7 @@ class ModelCheck:
     """Share of held-out outcomes inside the central interval of each of `LEVELS`, all tasks together."""
     rows: int
     """Held-out rows, all tasks together."""
-    drift: Float[np.ndarray, "step quantile"]
+    drift: Float[np.ndarray, "step three"]
     """Distance of imagined from logged states after 1, 2, ... steps of logged actions, root mean square over columns
     in deviations of the training data: its 10, 50 and 90 % quantiles over windows."""
     steps: int
@@ -145,7 +145,7 @@ def _followed(log: TaskData, rows: np.ndarray) -> np.ndarray:
 
 def longest_stretch(log: TaskData, rows: np.ndarray) -> int:
     """The most steps that can be replayed from one of these rows without leaving its episode."""
-    return int(_followed(log, rows).max())
+    return int(_followed(log, rows).max(initial=0))
 
 
 def _starts(log: TaskData, rows: np.ndarray, span: int, count: int, seed: int) -> np.ndarray:

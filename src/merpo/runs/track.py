@@ -68,7 +68,7 @@ def replay(run: Path, tracker: Tracker) -> int:
     """Send all that a run folder has logged, adaptation's curves included; returns the number of lines."""
     sent = _send(run / METRICS, "", 0, tracker)
     for path in sorted((run / "curves").glob("*.jsonl")):
-        sent += _send(path, f"adapt {path.stem}/", 0, tracker)
+        sent += _send(path, f"adapt/{path.stem}/", 0, tracker)
     return sent
 
 

@@ -63,7 +63,7 @@ def returns_chart(results: Results, intervals: Mapping[str, Sequence[Interval]],
                 chart.line([(x(v.low), at), (x(v.high), at)], f"whisker {cls}")
             about = f"{name}, {label(method)}: {_span(v)}"
             if method == BEHAVIOUR:
-                chart.bar(x(v.value) - 1.5, y - 7, 3, 14, f"fill {cls}", 1)
+                chart.bar(x(v.value) - 1.5, y - 7, 3.0, 14.0, f"fill {cls}", 1.0)
             else:
                 chart.dot(x(v.value), at, f"dot {cls}", 5.0 if method == methods[-1] else 3.2, about)
     return chart.done()
@@ -89,18 +89,18 @@ def error_panel(errors: np.ndarray, every: int) -> str:
     low, middle, high = np.quantile(flat, [0.1, 0.5, 0.9], axis=0)
     x = np.arange(flat.shape[1], dtype=float) * every
     return panel(
-        "hold-out error", [Series("", "m-merpo", x, middle, low, high)], "gradient steps on the new log", 200, True
+        "hold-out error", [Series("", "m-merpo", x, middle, low, high)], "gradient steps on the new log", 200.0, True
     )
 
 
 def reliability_panel(check: ModelCheck) -> str:
     """Nominal against observed coverage: states column by column (thin), their mean, and the reward."""
-    chart = Chart("Calibration: nominal and observed coverage of the model's intervals", 250)
+    chart = Chart("Calibration: nominal and observed coverage of the model's intervals", 250.0)
     left, right, top, bottom = 46.0, PANEL - 10.0, 10.0, 216.0
-    x, y = Axis(0, 1, left, right), Axis(0, 1, bottom, top)
+    x, y = Axis(0.0, 1.0, left, right), Axis(0.0, 1.0, bottom, top)
     chart.y_axis(y, left, right)
     chart.x_axis(x, bottom, top, "probability that the model gives")
-    chart.line([(x(0), y(0)), (x(1), y(1))], "diagonal")
+    chart.line([(x(0.0), y(0.0)), (x(1.0), y(1.0))], "diagonal")
     for column in check.coverage[:-1]:
         chart.line([(x(a), y(b)) for a, b in zip(LEVELS, column, strict=True)], "curve thin m-merpo")
     for cls, line in (("m-merpo", check.coverage[:-1].mean(0)), ("m-reward", check.coverage[-1])):
@@ -114,7 +114,7 @@ def drift_panel(check: ModelCheck, used: int) -> str:
     """How far imagined states are from logged ones, by steps of imagination; `used` is how far learning goes."""
     steps = np.arange(1, len(check.drift) + 1, dtype=float)
     low, middle, high = check.drift.T
-    chart = panel("drift", [Series("", "m-merpo", steps, middle, low, high)], "imagined steps", 250)
+    chart = panel("drift", [Series("", "m-merpo", steps, middle, low, high)], "imagined steps", 250.0)
     if used < len(check.drift):
         at = 46 + (PANEL - 54) * (used - 1) / max(len(check.drift) - 1, 1)
         mark = f'<path class="diagonal" d="M{at:.1f} 10L{at:.1f} 216"/>'
@@ -141,8 +141,8 @@ def states_chart(check: ModelCheck, most: int = 12) -> str:
         ):
             q = [x(float(v)) for v in quantiles]
             chart.line([(q[0], at + 3.5), (q[4], at + 3.5)], f"whisker {cls}")
-            chart.bar(q[1], at, max(q[3] - q[1], 2), 7, f"fill {cls}")
-            chart.bar(q[2] - 1, at - 1, 2, 9, "middle", 0)
+            chart.bar(q[1], at, max(q[3] - q[1], 2.0), 7.0, f"fill {cls}")
+            chart.bar(q[2] - 1, at - 1, 2.0, 9.0, "middle", 0.0)
     return chart.done()
 
 
@@ -158,7 +158,7 @@ def certificate_chart(certificates: Sequence[Mapping[str, Any]], most: int = 24)
     finite = [(np.nan if a is None else a, np.nan if b is None else b) for a, b in pairs]
     x = Axis(*spanning([*finite, [0.0]]), left, PANEL - 12)
     chart.x_axis(x, bottom, top, "improvement per episode over the logged behaviour")
-    chart.line([(x(0), top), (x(0), bottom)], "zero")
+    chart.line([(x(0.0), top), (x(0.0), bottom)], "zero")
     for place, (c, (lower, estimate)) in enumerate(zip(rows, finite, strict=True)):
         y, cls = top + row * (place + 0.5), "granted" if c["certified"] else "refused"
         chart.text(left - 8, y + 4, str(c["task"]).removesuffix("-test")[:10], "tick", "end")
@@ -190,12 +190,12 @@ def _box(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
 def _paths(trace: Trace, middle: np.ndarray, half: float) -> str:
     size = 220.0
     chart = Chart(f"Paths on {trace.task}", size, size)
-    x = Axis(middle[0] - half, middle[0] + half, 6, size - 6)
-    y = Axis(middle[1] - half, middle[1] + half, size - 6, 6)
+    x = Axis(middle[0] - half, middle[0] + half, 6.0, size - 6)
+    y = Axis(middle[1] - half, middle[1] + half, size - 6, 6.0)
     for value in x.ticks(5):
-        chart.line([(x(value), 6), (x(value), size - 6)], "grid")
+        chart.line([(x(value), 6.0), (x(value), size - 6)], "grid")
     for value in y.ticks(5):
-        chart.line([(6, y(value)), (size - 6, y(value))], "grid")
+        chart.line([(6.0, y(value)), (size - 6, y(value))], "grid")
     for path in trace.logged:
         chart.line([(x(float(a)), y(float(b))) for a, b in np.asarray(path)[:, :2]], "path m-behaviour")
     for method, path in trace.policies.items():

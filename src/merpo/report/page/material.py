@@ -63,7 +63,7 @@ class RunView:
     """Gradient updates per round of the curves."""
     certificates: Mapping[str, Mapping[str, list[Mapping[str, Any]]]] = field(default_factory=dict)
     """As in `certificates.json`: method, seed, one per task."""
-    model_error: Float[np.ndarray, "seed task checks"] | None = None
+    model_error: Float[np.ndarray, "first tasks checks"] | None = None
     check_every: int = 1
     model: ModelCheck | None = None
     traces: Traces | None = None
