@@ -147,25 +147,34 @@ def states_chart(check: ModelCheck, most: int = 12) -> str:
 
 
 def certificate_chart(certificates: Sequence[Mapping[str, Any]], most: int = 24) -> str:
-    """Estimated improvement per task and its lower bound; certified where the bound is right of zero."""
-    rows = [c for c in certificates if c.get("over_behaviour")][:most]
+    """Estimated improvement per task and its lower bound, one line per seed; certified where it is right of zero."""
+    known: dict[str, list[Mapping[str, Any]]] = {}
+    for c in certificates:
+        over = c.get("over_behaviour") or {}
+        if over.get("lower") is not None and over.get("estimate") is not None:
+            known.setdefault(str(c["task"]), []).append(c)
+    rows = list(known.items())[:most]
     if not rows:
         return ""
     row, top, left = 24.0, 8.0, 74.0
     bottom = top + row * len(rows)
     chart = Chart("Certificates: estimated improvement and its lower bound", bottom + 36)
-    pairs = [(c["over_behaviour"]["lower"], c["over_behaviour"]["estimate"]) for c in rows]
-    finite = [(np.nan if a is None else a, np.nan if b is None else b) for a, b in pairs]
-    x = Axis(*spanning([*finite, [0.0]]), left, PANEL - 12)
-    chart.x_axis(x, bottom, top, "improvement per episode over the logged behaviour")
+    ends = [[c["over_behaviour"][k] for k in ("lower", "estimate")] for _, own in rows for c in own]
+    x = Axis(*spanning([*ends, [0.0]]), left, PANEL - 12)
+    chart.x_axis(x, bottom, top, "improvement per episode over what was logged")
     chart.line([(x(0.0), top), (x(0.0), bottom)], "zero")
-    for place, (c, (lower, estimate)) in enumerate(zip(rows, finite, strict=True)):
-        y, cls = top + row * (place + 0.5), "granted" if c["certified"] else "refused"
-        chart.text(left - 8, y + 4, str(c["task"]).removesuffix("-test")[:10], "tick", "end")
-        if np.isfinite(lower) and np.isfinite(estimate):
-            chart.line([(x(lower), y), (x(estimate), y)], f"bound {cls}")
-            chart.line([(x(lower), y - 5), (x(lower), y + 5)], f"bound {cls}")
-            chart.dot(x(estimate), y, f"dot {cls}", 4.2, str(c["sentence"]))
+    for place, (task, own) in enumerate(rows):
+        chart.text(left - 8, top + row * (place + 0.5) + 4, task.removesuffix("-test")[:10], "tick", "end")
+        gap = min(7.0, 16.0 / len(own))
+        for k, c in enumerate(own):
+            y, cls = (
+                top + row * (place + 0.5) + (k - (len(own) - 1) / 2) * gap,
+                "granted" if c["certified"] else "refused",
+            )
+            lower, estimate = x(c["over_behaviour"]["lower"]), x(c["over_behaviour"]["estimate"])
+            chart.line([(lower, y), (estimate, y)], f"bound {cls}")
+            chart.line([(lower, y - 3), (lower, y + 3)], f"bound {cls}")
+            chart.dot(estimate, y, f"dot {cls}", 3.6, str(c["sentence"]))
     return chart.done()
 
 

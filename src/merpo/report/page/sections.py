@@ -49,10 +49,6 @@ WEIGHTS = {
     "rac/alpha": "Balance: 1 stays with the behaviour, 0 follows the meta-policy.",
     "rac/temperature": "Weight of the entropy.",
 }
-CERTIFIED = (
-    "Dot: estimated improvement. Bar: lower bound. Certified where the bound is right of zero and nothing else speaks"
-    " against it."
-)
 
 
 def run_section(run: RunView, anchor: str) -> str:
@@ -142,8 +138,8 @@ def _traces(run: RunView) -> str:
 def _certificates(run: RunView) -> str:
     if not run.certificates:
         return ""
-    parts = []
-    for method in run.certificates:
+    columns = []
+    for method in sorted(run.certificates, key=lambda m: m != "merpo"):
         found = certified_of(run, method)
         ok = sum(bool(c["certified"]) for c in found)
         rows = [
@@ -157,20 +153,21 @@ def _certificates(run: RunView) -> str:
             )
             for c in found
         ]
-        svg = charts.certificate_chart(found)
-        parts += [
-            f"<p><b>{escape(label(method))}</b>: {ok} of {len(found)} certified at"
-            f" {100 * float(found[0]['confidence']):g} % confidence.</p>",
-            figure(svg, CERTIFIED) if svg else "",
-            "<details><summary>Every certificate</summary>",
-            table(["task", "", "estimate", "lower bound", "episodes", "why"], rows),
-            "</details>",
-        ]  # fmt: skip
+        columns.append(
+            f"<div><p><b>{escape(label(method))}</b>: {ok} of {len(found)} certified at"
+            f" {100 * float(found[0]['confidence']):g} % confidence.</p>"
+            + figure(charts.certificate_chart(found))
+            + "<details><summary>Every certificate</summary>"
+            + table(["task", "", "estimate", "lower bound", "episodes", "why"], rows)
+            + "</details></div>"
+        )
     ending = note(
-        "A certificate speaks of the mean return per episode on the task as it was logged; half of each log was kept"
-        " from learning to compute it. What is not certified is not shown to be worse; it is not shown to be better."
+        "Dot: estimated improvement; bar: its lower bound, one line per seed. Certified where the bound is right of"
+        " zero and nothing else speaks against it. A certificate speaks of the mean return per episode on the task as"
+        " it was logged; half of each log was kept from learning to compute it. What is not certified is not shown to"
+        " be worse; it is not shown to be better."
     )
-    return card("Certificates", *parts, ending)
+    return card("Certificates", f'<div class="grid pair">{"".join(columns)}</div>', ending)
 
 
 def _number(c: Mapping, name: str) -> str:
