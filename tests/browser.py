@@ -103,7 +103,7 @@ def screenshot(page: Path, size: tuple[int, int], out: Path, *more: str) -> None
 
     _run(page.resolve(), size, f"--screenshot={out.resolve()}", *more)
     with Image.open(out) as image:
-        small = image.convert("RGB").quantize(96, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     small.save(out, optimize=True)
 
 
