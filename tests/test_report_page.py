@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import browser
 import toys
 from merpo.algorithms.merpo import MerPOConfig
+from merpo.commands import traces as traces_module
 from merpo.data import TaskSet, info
 from merpo.dynamics.calibration import LEVELS, ModelCheck
 from merpo.evaluation import Interval, Protocol, Results, compare
@@ -150,6 +152,38 @@ def test_what_is_missing_is_said(first):
     assert "no such data set" in text
     assert "<svg" not in text
     assert "yet" in page([replace(bare, adapted={})])
+
+
+def test_policies_over_time_where_there_is_no_plane(first):
+    """Returns so far and a state column: the log's as logged, the policy's to where its episode ended."""
+    tasks = TaskSet(toys.linear_info(), tuple(toys.linear_task(t, 3, i, split="test") for i, t in enumerate(TASKS)))
+    shape = (3, 1, 6)
+    run = SimpleNamespace(
+        obs=rng.normal(size=(*shape, 2)),
+        reward=np.where(np.arange(6) < 4, 2.0, 0.0) * np.ones(shape),
+        length=np.full((3, 1), 4),
+    )
+    found = traces_module._returns(tasks, {"merpo": run}, [0, 2])
+    assert [t.task for t in found.tasks] == ["task-1", "task-3"]
+    own, logged = found.tasks[0].policies["merpo"], found.tasks[1].logged
+    np.testing.assert_array_equal(own[:, 0], np.arange(4))
+    np.testing.assert_array_equal(own[:, 1], [2, 4, 6, 8])
+    np.testing.assert_allclose([line[-1, 1] for line in logged], tasks[2].returns(), rtol=1e-6)
+    text = page([replace(first, traces=found)])
+    assert f"<h4>task-3: {found.columns[2]}</h4>" in text
+    assert "no simulator" not in text
+
+
+def test_without_a_simulator_actions_are_shown(first):
+    """An imported family: what the policy would have done in the logged states."""
+    tasks = TaskSet(toys.linear_info(), (toys.linear_task("task-1", 3, 0, split="test"),))
+    policies = SimpleNamespace(policy=lambda i: lambda obs: obs[:, :1] * 10, seeds=(0,), act=lambda seed: None)
+    found = traces_module.traces(tasks, {"merpo": policies})
+    t = tasks[0].transitions
+    assert found.kind == "actions"
+    np.testing.assert_allclose(found.tasks[0].logged[0][:, 1], t.action[:6, 0])
+    np.testing.assert_allclose(found.tasks[0].policies["merpo"][:, 1], 10 * t.obs[:6, 0], rtol=1e-6)
+    assert "no simulator" in page([replace(first, traces=found)])
 
 
 def test_several_runs_are_compared(first):
