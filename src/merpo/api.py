@@ -9,7 +9,7 @@ action = policy(observation)
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from merpo.algorithms.context import Context
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.pipeline import Learned, Report
 from merpo.algorithms.presets import default_config
-from merpo.data import Preparation, SetInfo, TaskData, TaskSet, storage, validate
+from merpo.data import LogSummary, Preparation, SetInfo, TaskData, TaskSet, storage, validate
 from merpo.dynamics.ensemble import Ensemble, TargetScale
 from merpo.errors import ConfigError, DataError, StorageError, UnknownNameError
 from merpo.guarantee.certificate import Certificate
@@ -94,6 +94,12 @@ class Policy:
     name: str = "policy"
     certificate: Certificate | None = None
     """Whether it is better than what logged its data, where that was asked for."""
+    stands_in: bool = False
+    """Whether this is the clone of the logged behaviour, in place of a policy that was refused a certificate."""
+    seed: int | None = None
+    config: MerPOConfig | None = None
+    log: LogSummary | None = None
+    """The log that it was learned from, in figures."""
 
     def __call__(
         self, observation: Float[np.ndarray, "*n obs"], *, deterministic: bool = True, seed: int | None = None
@@ -114,6 +120,23 @@ class Policy:
                 raise ConfigError("seed=None: a stochastic action needs a seed. Pass seed=..., one per call.")
             action = _draw(self.actor, ready, jax.random.key(seed))
         return np.asarray(self.preparation.restore_action(np.asarray(action)), np.float32)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        insist: bool = False,
+        about: Mapping[str, Any] | None = None,
+    ) -> tuple[Path, Path, Path]:
+        """An ONNX or StableHLO file (by the ending of `path`) of the deterministic policy, with its policy card.
+
+        Raw observations in, actions in the system's units out, float32, any batch size; see `merpo.deploy.export`.
+        ConfigError for a policy that was refused a certificate and is not the clone, unless `insist`.
+        """
+        from merpo.deploy import export
+
+        return export(self, path, format, insist=insist, about=about)
 
 
 class PolicyTree(eqx.Module):
@@ -140,6 +163,10 @@ class PolicySet:
     """Hold-out error of the adapting model after 0, check_every, ... gradient steps."""
     certificates: tuple[tuple[Certificate, ...], ...] | None = None
     """One per seed and task, where certificates were asked for."""
+    insisted: bool = False
+    """Whether policies that were refused a certificate were kept; else clones stand in their place."""
+    logs: tuple[LogSummary, ...] | None = None
+    """The log of each task, in figures."""
 
     def policy(self, task: int | str, seed: int | None = None) -> Policy:
         """One of them, by the task's name or position and by seed (default: the first)."""
@@ -153,7 +180,11 @@ class PolicySet:
         s = 0 if seed is None else self.seeds.index(seed)
         actor = jax.tree.map(lambda x: x[s, t], self.tree.actor)
         certificate = None if self.certificates is None else self.certificates[s][t]
-        return Policy(actor, self.tree.preparation, self.info, f"{self.method}/{self.tasks[t]}", certificate)
+        stands_in = certificate is not None and not certificate.certified and not self.insisted
+        return Policy(
+            actor, self.tree.preparation, self.info, f"{self.method}/{self.tasks[t]}", certificate, stands_in,
+            self.seeds[s], self.config, None if self.logs is None else self.logs[t],
+        )  # fmt: skip
 
     def act(self, seed: int) -> Any:
         """All tasks' policies of one seed as a compiled `merpo.tasks.JaxPolicy`, for simulated evaluation."""
@@ -171,6 +202,8 @@ class PolicySet:
             "tasks": list(self.tasks),
             "seeds": list(self.seeds),
             "certificates": self.certificates and [[c.to_json() for c in row] for row in self.certificates],
+            "insisted": self.insisted,
+            "logs": self.logs and [log.to_json() for log in self.logs],
         }
         save_checkpoint(Path(path), self.tree, meta, self.config)
 
@@ -190,7 +223,9 @@ class PolicySet:
         found = PolicySet(meta["method"], tree, info, tuple(meta["tasks"]), tuple(meta["seeds"]), config)
         rows = meta.get("certificates") or ()
         made = tuple(tuple(Certificate.from_json(c) for c in row) for row in rows)
-        return replace(found, certificates=made or None)
+        logs = tuple(LogSummary.from_json(x) for x in meta.get("logs") or ())
+        # a file that does not say whether clones stand in is taken not to hold any: export then asks
+        return replace(found, certificates=made or None, insisted=bool(meta.get("insisted", True)), logs=logs or None)
 
 
 @dataclass(frozen=True)
@@ -214,7 +249,7 @@ class Meta:
         logged them (`policy.certificate`); if that is not sure, the clone of the logged behaviour is returned in its
         place, unless `insist`.
         """
-        one = replace(self, learned=self._seed(0), seeds=self.seeds[:1])
+        one = self.only(self.seeds[0])
         if certify:
             from merpo.certified import adapt_certified
 
@@ -257,7 +292,8 @@ class Meta:
         else:
             raise ConfigError(f"method={method!r}: expected 'merpo', 'rac', 'bc' or 'meta-policy'.")
         tree = PolicyTree(actor, self.learned.preparation)
-        return PolicySet(method, tree, self.info, names, self.seeds, self.config, curves, errors)
+        logs = tuple(LogSummary.of(t, self.info) for t in listed)
+        return PolicySet(method, tree, self.info, names, self.seeds, self.config, curves, errors, logs=logs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One safetensors file with the configuration inside; loading it never executes code."""
@@ -286,11 +322,15 @@ class Meta:
         learned, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config or stored)
         return Meta(learned, info, stored, seeds)
 
-    def _seed(self, i: int) -> Learned:
-        old = self.learned
+    def only(self, seed: int) -> Meta:
+        """The same for one of its seeds."""
+        if seed not in self.seeds:
+            raise UnknownNameError(f"seed={seed}: expected one of {self.seeds}, which were trained.")
+        i, old = self.seeds.index(seed), self.learned
         of_seeds = (old.meta_model, old.meta_actor, old.meta_critic, old.context)
         model, actor, critic, context = jax.tree.map(lambda x: x[i : i + 1], of_seeds)
-        return Learned(model, actor, critic, context, old.scale, old.preparation)
+        learned = Learned(model, actor, critic, context, old.scale, old.preparation)
+        return replace(self, learned=learned, seeds=(seed,))
 
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
         listed = list(tasks)

@@ -52,7 +52,7 @@ def config_hash(config: Any) -> str:
 
 def diff(first: Any, second: Any) -> list[str]:
     """The settings in which two configurations (or their JSON forms) differ, one readable line each."""
-    a, b = (_flatten(c if isinstance(c, Mapping) else to_json(c)) for c in (first, second))
+    a, b = (flatten(c if isinstance(c, Mapping) else to_json(c)) for c in (first, second))
     lines = []
     for name in [*a, *(n for n in b if n not in a)]:
         if name not in b:
@@ -64,11 +64,12 @@ def diff(first: Any, second: Any) -> list[str]:
     return lines
 
 
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one table with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
