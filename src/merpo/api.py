@@ -31,8 +31,19 @@ from merpo.dynamics.ensemble import Ensemble, TargetScale
 from merpo.errors import ConfigError, DataError, StorageError, UnknownNameError
 from merpo.guarantee.certificate import Certificate
 from merpo.networks import Actor
-from merpo.runs import from_json, load_checkpoint, read_meta, save_checkpoint, to_json
+from merpo.runs import (
+    Checkpoints,
+    fingerprint,
+    from_json,
+    keeping,
+    load_checkpoint,
+    read_meta,
+    save_checkpoint,
+    to_json,
+)
 
+Checkpoint = Checkpoints | str | os.PathLike[str] | None
+"""Where the state of long work is kept: a folder, or `Checkpoints` to say how often too."""
 META_KIND, POLICY_KIND = "merpo-meta", "merpo-policies"
 
 
@@ -222,10 +233,16 @@ class Meta:
         return one.adapt_many([task], report=report).policy(0)
 
     def adapt_models(
-        self, tasks: TaskSet | Sequence[TaskData], *, report: Report = pipeline.silent
+        self,
+        tasks: TaskSet | Sequence[TaskData],
+        *,
+        checkpoint: Checkpoint = None,
+        report: Report = pipeline.silent,
     ) -> pipeline.NewTasks:
         """The meta-model adapted to several tasks, to share among methods: pass it to `adapt_many` as `models`."""
-        return pipeline.fit_new(self.learned, self._checked(tasks), self.info, self.config, self.seeds, report)
+        listed = self._checked(tasks)
+        with keeping(checkpoint, lambda: self._work(listed)) as keeper:
+            return pipeline.fit_new(self.learned, listed, self.info, self.config, self.seeds, report, keeper)
 
     def adapt_many(
         self,
@@ -233,22 +250,26 @@ class Meta:
         method: str = "merpo",
         *,
         models: pipeline.NewTasks | None = None,
+        checkpoint: Checkpoint = None,
         report: Report = pipeline.silent,
     ) -> PolicySet:
         """Policies for several new tasks and every seed, in one compiled loop.
 
         `method`: `merpo`; `rac`, without the meta-policy; `bc`, the behaviour term alone; `meta-policy`, unadapted.
         `models`: of the same tasks, from `adapt_models`; adapted here when not given.
+        `checkpoint`: as in `MerPO.fit`; one folder can serve all methods of an adaptation.
         """
         listed = self._checked(tasks)
         names = tuple(t.name for t in listed)
         curves, errors = None, None
 
         def new() -> pipeline.NewTasks:
-            return models or pipeline.fit_new(self.learned, listed, self.info, self.config, self.seeds, report)
+            return models or self.adapt_models(listed, checkpoint=checkpoint, report=report)
 
         if method in ("merpo", "rac"):
-            found = pipeline.adapt(self.learned, new(), self.info, self.config, self.seeds, method, report)
+            models = new()
+            with keeping(checkpoint, lambda: self._work(listed)) as keeper:
+                found = pipeline.adapt(self.learned, models, self.info, self.config, self.seeds, method, report, keeper)
             actor, curves, errors = found.actor, found.metrics, found.model_error
         elif method == "bc":
             actor = pipeline.clone_tasks(listed, self.learned.preparation, self.info, self.config, self.seeds)
@@ -292,6 +313,10 @@ class Meta:
         model, actor, critic, context = jax.tree.map(lambda x: x[i : i + 1], of_seeds)
         return Learned(model, actor, critic, context, old.scale, old.preparation)
 
+    def _work(self, tasks: Sequence[TaskData]) -> dict[str, Any]:
+        work = _work("adapt", tasks, self.info, self.config, self.seeds)
+        return work | {"learned": fingerprint(self.learned)}
+
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
         listed = list(tasks)
         if isinstance(tasks, TaskSet) and tasks.info.family != self.info.family:
@@ -315,6 +340,15 @@ def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], MerP
     return meta, from_json(MerPOConfig, meta["config"]), from_json(SetInfo, meta["info"])
 
 
+def _work(
+    kind: str, tasks: Sequence[TaskData], info: SetInfo, config: MerPOConfig, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """All that the outcome of fitting or adapting depends on, for `Checkpoints` to compare."""
+    data = fingerprint([(t.transitions, t.episode_start) for t in tasks])
+    known = {"config": to_json(config), "info": to_json(info), "seeds": list(seeds)}
+    return {"kind": kind, "tasks": [t.name for t in tasks], "data": data, **known}
+
+
 class MerPO:
     """Model-based offline meta-RL with regularised policy optimisation: learns from many tasks' logs.
 
@@ -336,8 +370,14 @@ class MerPO:
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds={self.seeds}: expected distinct whole numbers >= 0, at least one.")
 
-    def fit(self, tasks: TaskSet, *, report: Report = pipeline.silent) -> Meta:
-        """Learn from the training tasks (`data.train`). Raises DataError for data that cannot be learned from."""
+    def fit(self, tasks: TaskSet, *, checkpoint: Checkpoint = None, report: Report = pipeline.silent) -> Meta:
+        """Learn from the training tasks (`data.train`).
+
+        With `checkpoint`, a folder, the state is kept there about once a minute; after a kill the same call goes on
+        from it, to the same bits as without the kill. Delete the folder when the result is saved.
+        Raises DataError for data that cannot be learned from, DivergenceError where learning diverges, ConfigError
+        for a folder with the state of other data, settings or seeds.
+        """
         used = tasks.train
         if not len(used):
             raise DataError(
@@ -348,5 +388,6 @@ class MerPO:
         if config.rac.gamma is not None:
             used = replace(used, info=replace(used.info, gamma=config.rac.gamma))
         preparation = Preparation.fit(used)
-        learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report)
+        with keeping(checkpoint, lambda: _work("fit", used.tasks, used.info, config, self.seeds)) as keeper:
+            learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report, keeper)
         return Meta(learned, used.info, config, self.seeds, curves)

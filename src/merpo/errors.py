@@ -17,6 +17,10 @@ class ConfigError(MerpoError, ValueError):
     """A setting outside its range, or a checkpoint that belongs to another configuration."""
 
 
+class DivergenceError(MerpoError, ArithmeticError):
+    """Learning that went to NaN, infinity or absurd values; names the task, the seed, the figure and what to lower."""
+
+
 class UnknownNameError(MerpoError, KeyError):
     """A family, quality or data set that merpo does not know."""
 
@@ -27,3 +31,7 @@ class UnknownNameError(MerpoError, KeyError):
 
 class DataWarning(UserWarning):
     """Logged data were changed, or look like a mistake; the message says what to do."""
+
+
+class VersionWarning(UserWarning):
+    """State is taken up that other code or another machine made: its bits may not be those of one undisturbed run."""

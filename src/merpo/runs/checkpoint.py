@@ -72,6 +72,11 @@ def save_checkpoint(path: str | os.PathLike[str], tree: Any, meta: Mapping[str, 
     write_atomic(path, save(arrays, metadata={"merpo": text}))
 
 
+def fingerprint(tree: Any) -> str:
+    """SHA-256 (64 hex digits) of the names, dtypes, shapes and values of a tree's arrays."""
+    return _digest({name: _to_numpy(name, leaf) for name, leaf in _named_leaves(tree)})
+
+
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON meta of a checkpoint, without reading its arrays. Raises `StorageError` for other files."""
     return _read_header(Path(path))["meta"]
