@@ -28,23 +28,14 @@ from merpo.algorithms.pipeline import Learned, Report
 from merpo.algorithms.presets import default_config
 from merpo.data import Preparation, SetInfo, TaskData, TaskSet, storage, validate
 from merpo.dynamics.ensemble import Ensemble, TargetScale
-from merpo.errors import ConfigError, DataError, StorageError, UnknownNameError
+from merpo.errors import ConfigError, DataError, UnknownNameError
 from merpo.guarantee.certificate import Certificate
 from merpo.networks import Actor
-from merpo.runs import (
-    Checkpoints,
-    fingerprint,
-    from_json,
-    keeping,
-    load_checkpoint,
-    read_meta,
-    save_checkpoint,
-    to_json,
-)
+from merpo.runs import Checkpoints, fingerprint, keeping, load_checkpoint, save_checkpoint, to_json, work_of
+from merpo.stored import META_KIND, POLICY_KIND, read_head
 
 Checkpoint = Checkpoints | str | os.PathLike[str] | None
 """Where the state of long work is kept: a folder, or `Checkpoints` to say how often too."""
-META_KIND, POLICY_KIND = "merpo-meta", "merpo-policies"
 
 
 def load(
@@ -188,8 +179,8 @@ class PolicySet:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PolicySet:
         """What `save` wrote. StorageError for a damaged or foreign file."""
-        meta, config, info = _read(path, POLICY_KIND)
-        shape = (len(meta["seeds"]), len(meta["tasks"]))
+        head = read_head(path, POLICY_KIND)
+        config, info, shape = head.config, head.info, (len(head.seeds), len(head.tasks))
 
         def make() -> PolicyTree:
             key = jax.random.key(0)
@@ -198,10 +189,7 @@ class PolicySet:
             return PolicyTree(actor, Preparation.like(info.obs_dim, info.act_dim))
 
         tree, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config)
-        found = PolicySet(meta["method"], tree, info, tuple(meta["tasks"]), tuple(meta["seeds"]), config)
-        rows = meta.get("certificates") or ()
-        made = tuple(tuple(Certificate.from_json(c) for c in row) for row in rows)
-        return replace(found, certificates=made or None)
+        return PolicySet(head.method, tree, info, head.tasks, head.seeds, config, certificates=head.certificates)
 
 
 @dataclass(frozen=True)
@@ -288,8 +276,8 @@ class Meta:
     @staticmethod
     def load(path: str | os.PathLike[str], config: MerPOConfig | None = None) -> Meta:
         """What `save` wrote; with `config`, ConfigError if the file belongs to another configuration."""
-        meta, stored, info = _read(path, META_KIND)
-        seeds = tuple(meta["seeds"])
+        head = read_head(path, META_KIND)
+        stored, info, seeds = head.config, head.info, head.seeds
 
         def make() -> Learned:
             keys = jax.random.split(jax.random.key(0), len(seeds))
@@ -314,7 +302,7 @@ class Meta:
         return Learned(model, actor, critic, context, old.scale, old.preparation)
 
     def _work(self, tasks: Sequence[TaskData]) -> dict[str, Any]:
-        work = _work("adapt", tasks, self.info, self.config, self.seeds)
+        work = work_of("adapt", tasks, self.info, self.config, self.seeds)
         return work | {"learned": fingerprint(self.learned)}
 
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
@@ -329,24 +317,6 @@ class Meta:
         as_train = tuple(replace(t, split="train") for t in listed)
         validate(TaskSet(self.info, as_train), on_constant="keep")
         return listed
-
-
-def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], MerPOConfig, SetInfo]:
-    meta = read_meta(Path(path))
-    if meta.get("kind") != kind:
-        raise StorageError(
-            f"{path}: a checkpoint of kind {meta.get('kind')!r}, expected {kind!r}. Give the other file of the run."
-        )
-    return meta, from_json(MerPOConfig, meta["config"]), from_json(SetInfo, meta["info"])
-
-
-def _work(
-    kind: str, tasks: Sequence[TaskData], info: SetInfo, config: MerPOConfig, seeds: Sequence[int]
-) -> dict[str, Any]:
-    """All that the outcome of fitting or adapting depends on, for `Checkpoints` to compare."""
-    data = fingerprint([(t.transitions, t.episode_start) for t in tasks])
-    known = {"config": to_json(config), "info": to_json(info), "seeds": list(seeds)}
-    return {"kind": kind, "tasks": [t.name for t in tasks], "data": data, **known}
 
 
 class MerPO:
@@ -388,6 +358,6 @@ class MerPO:
         if config.rac.gamma is not None:
             used = replace(used, info=replace(used.info, gamma=config.rac.gamma))
         preparation = Preparation.fit(used)
-        with keeping(checkpoint, lambda: _work("fit", used.tasks, used.info, config, self.seeds)) as keeper:
+        with keeping(checkpoint, lambda: work_of("fit", used.tasks, used.info, config, self.seeds)) as keeper:
             learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report, keeper)
         return Meta(learned, used.info, config, self.seeds, curves)

@@ -166,7 +166,10 @@ def certified(
     policies = adapt_certified(meta, tuple(tasks), method, insist=insist, report=report)
     rows = policies.certificates or ()
     path = folder / "certificates.json"
-    known = json.loads(path.read_bytes()) if path.exists() else {}
+    try:
+        known = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError:  # damaged: the other methods' certificates are in their policies' files too
+        known = {}
     content = {str(seed): [c.to_json() for c in row] for seed, row in zip(meta.seeds, rows, strict=True)}
     write_atomic(path, json.dumps({**known, method: content}, indent=1) + "\n")
     for seed, row in zip(meta.seeds, rows, strict=True):

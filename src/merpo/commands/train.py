@@ -174,7 +174,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise StorageError(f"config={str(path)!r}: cannot be read ({error.strerror}). Check the path.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config={str(path)!r}: not JSON ({error}). Correct the file.") from error
     if isinstance(content, dict) and "format" in content and "config" in content:
         content = content["config"]

@@ -6,7 +6,7 @@ from merpo.runs.config import config_hash, diff, from_json, to_json
 from merpo.runs.folder import STATE, RunFolder, read_config, read_metrics, versions
 from merpo.runs.lock import locked
 from merpo.runs.progress import Progress
-from merpo.runs.state import Checkpoints, keeping
+from merpo.runs.state import Checkpoints, keeping, work_of
 
 __all__ = [
     "STATE",
@@ -26,5 +26,6 @@ __all__ = [
     "save_checkpoint",
     "to_json",
     "versions",
+    "work_of",
     "write_atomic",
 ]

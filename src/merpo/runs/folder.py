@@ -226,11 +226,13 @@ def _read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_bytes())
     except OSError as error:
         raise storage_error(error, path, "read") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{str(path)!r} is not JSON ({error}): not a run that merpo wrote.") from error
     keys = ("format", "format_version", "config_type", "config_hash", "config")
     if not isinstance(record, dict) or any(k not in record for k in keys) or record["format"] != FORMAT:
         raise StorageError(f"{str(path)!r} is not the {CONFIG} of a merpo run. Choose another folder.")
+    if not isinstance(record["config"], dict) or type(record["format_version"]) is not int:
+        raise StorageError(f"{str(path)!r} is damaged: it has no table of settings. Choose another folder.")
     if record["format_version"] > FORMAT_VERSION:
         raise StorageError(f"{str(path)!r} has format {record['format_version']}. Update merpo to read it.")
     return record
@@ -298,7 +300,7 @@ def _parse_metrics(path: Path) -> tuple[list[dict[str, int | float]], int]:
         try:
             row = json.loads(line)
             rows.append({"step": int(row["step"])} | {k: float(v) for k, v in row.items() if k != "step"})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise StorageError(f"{str(path)!r}, line {number}: {line[:60]!r} is not a line of metrics.") from error
     return rows, end
 

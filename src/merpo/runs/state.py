@@ -15,16 +15,18 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from merpo.algorithms.keeper import FORGETFUL, Keeper
+from merpo.algorithms.merpo import MerPOConfig
+from merpo.data.types import SetInfo, TaskData
 from merpo.errors import ConfigError, DivergenceError, StorageError, VersionWarning
 from merpo.files import storage_error, write_atomic
-from merpo.runs.checkpoint import load_checkpoint, read_meta, save_checkpoint
-from merpo.runs.config import diff
+from merpo.runs.checkpoint import fingerprint, load_checkpoint, read_meta, save_checkpoint
+from merpo.runs.config import diff, to_json
 from merpo.runs.folder import versions
 from merpo.runs.lock import LOCK, locked
 
@@ -180,6 +182,15 @@ def keeping(
     if checkpoint is None:
         return nullcontext(FORGETFUL)
     return (checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)).of(work())
+
+
+def work_of(
+    kind: str, tasks: Sequence[TaskData], info: SetInfo, config: MerPOConfig, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """All that the outcome of fitting or adapting depends on, to be compared by `Checkpoints.of`."""
+    data = fingerprint([(t.transitions, t.episode_start) for t in tasks])
+    known = {"config": to_json(config), "info": to_json(info), "seeds": list(seeds)}
+    return {"kind": kind, "tasks": [t.name for t in tasks], "data": data, **known}
 
 
 def code_hash() -> str:
