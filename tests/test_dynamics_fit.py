@@ -130,7 +130,7 @@ def test_the_outer_step_is_its_formula(start):
     rows = split_rows(tasks, CONFIG, 0)
     assert np.asarray(rows.count).tolist() == [1, 1, 1]
     stacked, meta = stack(tasks), ensemble(0, 2, 1, CONFIG)
-    found, _ = meta_chunk(
+    found, *_ = meta_chunk(
         meta, stacked, rows, unit_scale(2), jax.random.key(5), jnp.asarray(start, jnp.int32),
         config=CONFIG, learn_termination=False, iterations=1, tasks_per_iteration=3,
     )  # fmt: skip
@@ -174,7 +174,7 @@ def test_from_the_meta_model_few_steps_reach_what_scratch_needs_many_for():
         jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *(t.transitions for t in train))
     )
     fresh = Ensemble.init(jax.random.key(1), 2, 2, config)
-    meta, _ = meta_chunk(
+    meta, *_ = meta_chunk(
         fresh, stack(train), split_rows(train, config, 0), scale, jax.random.key(2), jnp.asarray(0, jnp.int32),
         config=config, learn_termination=False, iterations=config.meta_iterations, tasks_per_iteration=16,
     )  # fmt: skip

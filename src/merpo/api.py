@@ -28,12 +28,14 @@ from merpo.algorithms.pipeline import Learned, Report
 from merpo.algorithms.presets import default_config
 from merpo.data import LogSummary, Preparation, SetInfo, TaskData, TaskSet, storage, validate
 from merpo.dynamics.ensemble import Ensemble, TargetScale
-from merpo.errors import ConfigError, DataError, StorageError, UnknownNameError
+from merpo.errors import ConfigError, DataError, UnknownNameError
 from merpo.guarantee.certificate import Certificate
 from merpo.networks import Actor
-from merpo.runs import from_json, load_checkpoint, read_meta, save_checkpoint, to_json
+from merpo.runs import Checkpoints, fingerprint, keeping, load_checkpoint, save_checkpoint, to_json, work_of
+from merpo.stored import META_KIND, POLICY_KIND, read_head
 
-META_KIND, POLICY_KIND = "merpo-meta", "merpo-policies"
+Checkpoint = Checkpoints | str | os.PathLike[str] | None
+"""Where the state of long work is kept: a folder, or `Checkpoints` to say how often too."""
 
 
 def load(
@@ -210,8 +212,8 @@ class PolicySet:
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PolicySet:
         """What `save` wrote. StorageError for a damaged or foreign file."""
-        meta, config, info = _read(path, POLICY_KIND)
-        shape = (len(meta["seeds"]), len(meta["tasks"]))
+        head = read_head(path, POLICY_KIND)
+        config, info, shape = head.config, head.info, (len(head.seeds), len(head.tasks))
 
         def make() -> PolicyTree:
             key = jax.random.key(0)
@@ -220,12 +222,10 @@ class PolicySet:
             return PolicyTree(actor, Preparation.like(info.obs_dim, info.act_dim))
 
         tree, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config)
-        found = PolicySet(meta["method"], tree, info, tuple(meta["tasks"]), tuple(meta["seeds"]), config)
-        rows = meta.get("certificates") or ()
-        made = tuple(tuple(Certificate.from_json(c) for c in row) for row in rows)
-        logs = tuple(LogSummary.from_json(x) for x in meta.get("logs") or ())
-        # a file that does not say whether clones stand in is taken not to hold any: export then asks
-        return replace(found, certificates=made or None, insisted=bool(meta.get("insisted", True)), logs=logs or None)
+        return PolicySet(
+            head.method, tree, info, head.tasks, head.seeds, config,
+            certificates=head.certificates, insisted=head.insisted, logs=head.logs,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -257,10 +257,16 @@ class Meta:
         return one.adapt_many([task], report=report).policy(0)
 
     def adapt_models(
-        self, tasks: TaskSet | Sequence[TaskData], *, report: Report = pipeline.silent
+        self,
+        tasks: TaskSet | Sequence[TaskData],
+        *,
+        checkpoint: Checkpoint = None,
+        report: Report = pipeline.silent,
     ) -> pipeline.NewTasks:
         """The meta-model adapted to several tasks, to share among methods: pass it to `adapt_many` as `models`."""
-        return pipeline.fit_new(self.learned, self._checked(tasks), self.info, self.config, self.seeds, report)
+        listed = self._checked(tasks)
+        with keeping(checkpoint, lambda: self._work(listed)) as keeper:
+            return pipeline.fit_new(self.learned, listed, self.info, self.config, self.seeds, report, keeper)
 
     def adapt_many(
         self,
@@ -268,22 +274,26 @@ class Meta:
         method: str = "merpo",
         *,
         models: pipeline.NewTasks | None = None,
+        checkpoint: Checkpoint = None,
         report: Report = pipeline.silent,
     ) -> PolicySet:
         """Policies for several new tasks and every seed, in one compiled loop.
 
         `method`: `merpo`; `rac`, without the meta-policy; `bc`, the behaviour term alone; `meta-policy`, unadapted.
         `models`: of the same tasks, from `adapt_models`; adapted here when not given.
+        `checkpoint`: as in `MerPO.fit`; one folder can serve all methods of an adaptation.
         """
         listed = self._checked(tasks)
         names = tuple(t.name for t in listed)
         curves, errors = None, None
 
         def new() -> pipeline.NewTasks:
-            return models or pipeline.fit_new(self.learned, listed, self.info, self.config, self.seeds, report)
+            return models or self.adapt_models(listed, checkpoint=checkpoint, report=report)
 
         if method in ("merpo", "rac"):
-            found = pipeline.adapt(self.learned, new(), self.info, self.config, self.seeds, method, report)
+            models = new()
+            with keeping(checkpoint, lambda: self._work(listed)) as keeper:
+                found = pipeline.adapt(self.learned, models, self.info, self.config, self.seeds, method, report, keeper)
             actor, curves, errors = found.actor, found.metrics, found.model_error
         elif method == "bc":
             actor = pipeline.clone_tasks(listed, self.learned.preparation, self.info, self.config, self.seeds)
@@ -303,8 +313,8 @@ class Meta:
     @staticmethod
     def load(path: str | os.PathLike[str], config: MerPOConfig | None = None) -> Meta:
         """What `save` wrote; with `config`, ConfigError if the file belongs to another configuration."""
-        meta, stored, info = _read(path, META_KIND)
-        seeds = tuple(meta["seeds"])
+        head = read_head(path, META_KIND)
+        stored, info, seeds = head.config, head.info, head.seeds
 
         def make() -> Learned:
             keys = jax.random.split(jax.random.key(0), len(seeds))
@@ -332,6 +342,10 @@ class Meta:
         learned = Learned(model, actor, critic, context, old.scale, old.preparation)
         return replace(self, learned=learned, seeds=(seed,))
 
+    def _work(self, tasks: Sequence[TaskData]) -> dict[str, Any]:
+        work = work_of("adapt", tasks, self.info, self.config, self.seeds)
+        return work | {"learned": fingerprint(self.learned)}
+
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
         listed = list(tasks)
         if isinstance(tasks, TaskSet) and tasks.info.family != self.info.family:
@@ -344,15 +358,6 @@ class Meta:
         as_train = tuple(replace(t, split="train") for t in listed)
         validate(TaskSet(self.info, as_train), on_constant="keep")
         return listed
-
-
-def _read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], MerPOConfig, SetInfo]:
-    meta = read_meta(Path(path))
-    if meta.get("kind") != kind:
-        raise StorageError(
-            f"{path}: a checkpoint of kind {meta.get('kind')!r}, expected {kind!r}. Give the other file of the run."
-        )
-    return meta, from_json(MerPOConfig, meta["config"]), from_json(SetInfo, meta["info"])
 
 
 class MerPO:
@@ -376,8 +381,14 @@ class MerPO:
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds={self.seeds}: expected distinct whole numbers >= 0, at least one.")
 
-    def fit(self, tasks: TaskSet, *, report: Report = pipeline.silent) -> Meta:
-        """Learn from the training tasks (`data.train`). Raises DataError for data that cannot be learned from."""
+    def fit(self, tasks: TaskSet, *, checkpoint: Checkpoint = None, report: Report = pipeline.silent) -> Meta:
+        """Learn from the training tasks (`data.train`).
+
+        With `checkpoint`, a folder, the state is kept there about once a minute; after a kill the same call goes on
+        from it, to the same bits as without the kill. Delete the folder when the result is saved.
+        Raises DataError for data that cannot be learned from, DivergenceError where learning diverges, ConfigError
+        for a folder with the state of other data, settings or seeds.
+        """
         used = tasks.train
         if not len(used):
             raise DataError(
@@ -388,5 +399,6 @@ class MerPO:
         if config.rac.gamma is not None:
             used = replace(used, info=replace(used.info, gamma=config.rac.gamma))
         preparation = Preparation.fit(used)
-        learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report)
+        with keeping(checkpoint, lambda: work_of("fit", used.tasks, used.info, config, self.seeds)) as keeper:
+            learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report, keeper)
         return Meta(learned, used.info, config, self.seeds, curves)

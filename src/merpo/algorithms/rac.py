@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from merpo.data.types import Transitions
-from merpo.errors import ConfigError
+from merpo.errors import ConfigError, check_count, check_widths
 from merpo.networks import Actor, TanhGaussian, TwinCritic
 
 
@@ -104,14 +104,20 @@ class RACConfig:
                 f"{self.rollout_rows * self.rollout_length}, one imagination. Enlarge it."
             )
         for name in ("batch", "rollout_length", "rollout_rows", "imagine_every", "buffer"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 1.")
+            check_count(name, getattr(self, name))
+        for name in ("actor_hidden", "critic_hidden"):
+            check_widths(name, getattr(self, name))
+        for name in ("lam_target", "target_entropy"):
+            if not -float("inf") < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}={getattr(self, name)}: expected a finite number.")
+        if self.warmup < 0:
+            raise ConfigError(f"warmup={self.warmup}: expected a whole number of updates >= 0.")
         if not 1 <= self.real_rows < self.batch:
             raise ConfigError(
                 f"real_fraction={self.real_fraction} of batch={self.batch} leaves no real or no imagined row: "
                 "choose a fraction strictly between."
             )
-        if not 0.0 < self.lam_range[0] < self.lam_range[1]:
+        if not 0.0 < self.lam_range[0] < self.lam_range[1] < float("inf"):
             raise ConfigError(f"lam_range={self.lam_range}: expected 0 < low < high.")
         if self.lam_mode not in ("fixed", "dual"):
             raise ConfigError(f"lam_mode={self.lam_mode!r}: expected 'fixed' or 'dual'.")

@@ -116,7 +116,7 @@ def _learn(name: str, options: Quickstart, show: Report, check: Callable[[], Non
     config = read_settings(data.info, options.config)
     if options.config is None and name in CONTEXT:
         config = replace(config, context=CONTEXT[name])
-    meta = train(data, ref, config, (SEED,), folder, overwrite=True, report=report, watch=watch)
+    meta = train(data, ref, config, (SEED,), folder, "overwrite", report=report, watch=watch)
     policies = adapt(meta, data.test, ref, METHODS, folder, report, watch)
     results = evaluate(policies, data.test, folder, episodes=1, seed=SEED, watch=watch)
     return Outcome(results, data.test, policies, watch)

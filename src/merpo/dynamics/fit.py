@@ -197,8 +197,10 @@ def meta_iteration(
     learn_termination: bool,
     tasks_per_iteration: int,
     share: Float[Array, ""],
-) -> tuple[Ensemble, Float[Array, ""]]:
-    """One outer iteration on a random subset of tasks: inner steps from phi_m, then phi_m towards their mean."""
+) -> tuple[Ensemble, Float[Array, " picked"], Int[Array, " picked"]]:
+    """One outer iteration on a random subset of tasks: inner steps from phi_m, then phi_m towards their mean.
+
+    Returns phi_m, the NLL of every picked task's inner steps, and which tasks these were."""
     choose, inner = jax.random.split(key)
     n = rows.count.shape[0]
     picked = jax.random.permutation(choose, n)[:tasks_per_iteration]
@@ -215,7 +217,7 @@ def meta_iteration(
 
     phis, nll = map_groups(one, (picked, jax.random.split(inner, tasks_per_iteration)), config.group)
     meta = jax.tree.map(lambda m, p: m - rate * (m - jnp.mean(p, axis=0)), meta, phis)
-    return meta, jnp.mean(nll)
+    return meta, nll, picked
 
 
 def _share(done: Float[Array, ""], config: DynamicsConfig) -> Float[Array, ""]:
@@ -261,18 +263,22 @@ def meta_chunk(
     learn_termination: bool,
     iterations: int,
     tasks_per_iteration: int,
-) -> tuple[Ensemble, Float[Array, " iteration"]]:
-    """`iterations` outer iterations in one compiled call, beginning with number `start` (for the rate's decay)."""
+) -> tuple[Ensemble, Float[Array, "iteration picked"], Int[Array, "iteration picked"]]:
+    """`iterations` outer iterations in one compiled call, beginning with number `start` (for the rate's decay).
+
+    Returns phi_m and, per iteration, the NLL of every picked task's inner steps and which tasks these were."""
 
     def body(meta, i):
         done = (start + i).astype(jnp.float32) / max(config.meta_iterations, 1)
         rate = config.meta_rate * jnp.maximum(1.0 - done, 0.1)
-        return meta_iteration(
+        meta, nll, picked = meta_iteration(
             meta, stacked, rows, scale, jax.random.fold_in(key, start + i), rate, config, learn_termination,
             tasks_per_iteration, _share(done, config),
         )  # fmt: skip
+        return meta, (nll, picked)
 
-    return jax.lax.scan(body, meta, jnp.arange(iterations))
+    meta, (nll, picked) = jax.lax.scan(body, meta, jnp.arange(iterations))
+    return meta, nll, picked
 
 
 def adapt_one(

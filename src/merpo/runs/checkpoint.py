@@ -2,7 +2,7 @@
 
 Layout: each array leaf under its key path (`actor.net.layers.0.weight`), typed PRNG keys as their uint32 key
 data, Python scalars as 0-d arrays; in the header under `merpo`, one JSON text with the format
-version, the caller's meta and a SHA-256 of the arrays. Any safetensors reader can open the file.
+version, the caller's meta and SHA-256 sums of both. Any safetensors reader can open the file.
 """
 
 from __future__ import annotations
@@ -66,10 +66,16 @@ def save_checkpoint(path: str | os.PathLike[str], tree: Any, meta: Mapping[str, 
         }
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": _digest(arrays), "keys": keys}
     try:
-        text = json.dumps(header | {"meta": full}, allow_nan=False)
+        full = json.loads(json.dumps(full, allow_nan=False))
+        text = json.dumps(header | {"meta": full, "meta_sha256": _meta_digest(full, keys)})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"meta={meta!r}: expected values that JSON can hold ({error}).") from error
     write_atomic(path, save(arrays, metadata={"merpo": text}))
+
+
+def fingerprint(tree: Any) -> str:
+    """SHA-256 (64 hex digits) of the names, dtypes, shapes and values of a tree's arrays."""
+    return _digest({name: _to_numpy(name, leaf) for name, leaf in _named_leaves(tree)})
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -159,6 +165,11 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
+def _meta_digest(meta: Mapping[str, Any], keys: Mapping[str, str]) -> str:
+    text = json.dumps([meta, keys], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _read_header(path: Path) -> dict[str, Any]:
     """The JSON text under `merpo` in the safetensors header, checked for format, version and file length."""
     try:
@@ -179,7 +190,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         whole = header["format"] == FORMAT and size == 8 + length + end
         version = int(header["format_version"])
         complete = all(isinstance(header[k], dict) for k in ("meta", "keys")) and "sha256" in header
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        sound = "meta_sha256" not in header or header["meta_sha256"] == _meta_digest(header["meta"], header["keys"])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise foreign from error
     if not (whole and complete):
         raise foreign
@@ -187,6 +199,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise StorageError(
             f"{str(path)!r} has checkpoint format {version}, expected at most {FORMAT_VERSION}. Update merpo."
         )
+    if not sound:
+        raise StorageError(f"{str(path)!r} is damaged: its header fails its checksum. Use another copy.")
     return header
 
 
