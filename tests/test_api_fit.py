@@ -329,10 +329,8 @@ def test_an_adaptation_that_dies_after_every_save_ends_with_the_same_bits(fitted
     assert deaths >= 3
     assert eqx.tree_equal(again.tree, adapted.tree)
     np.testing.assert_array_equal(again.model_error, adapted.model_error)
+    other = replace(fitted[0], learned=eqx.tree_at(lambda m: m.scale.mean, fitted[0].learned, np.ones(3, np.float32)))
     with pytest.raises(ConfigError, match="learned: "):
-        other = replace(
-            fitted[0], learned=eqx.tree_at(lambda m: m.scale.mean, fitted[0].learned, np.ones(3, np.float32))
-        )
         other.adapt_many(data.test, checkpoint=tmp_path / "s")
 
 
