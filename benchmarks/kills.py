@@ -3,9 +3,10 @@
     python benchmarks/kills.py --kills 50 --out results/resume/kills.json
 
 Three kinds of moment take turns: `any` (uniform over a process's life, its start included), `learning` (uniform over
-the time after the process's first save), `writing` (as soon as a temporary file of a write is seen; where the file is
-still there afterwards, the write was cut short). A small run: 40 tasks, 60 rounds of meta-training, state saved after
-every round.
+half a life after the process's first save), `writing` (as soon as the temporary file of the n-th write is seen, n drawn
+from 1 to 20; where the file is still there afterwards, the write was cut short). Life is counted in processor seconds,
+so that other work on the machine does not shift the moments. A small run: 40 tasks, 30 rounds of meta-training, state
+saved after every round.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -28,14 +30,14 @@ from typing import Any
 from merpo.runs import versions, write_atomic
 
 SETTINGS = {
-    "train_updates": 600, "meta_every": 10, "meta_steps": 1, "group": 40, "tasks_per_iteration": 10,
+    "train_updates": 300, "meta_every": 10, "meta_steps": 1, "group": 40, "tasks_per_iteration": 10,
     "rac": {
         "actor_hidden": [16], "critic_hidden": [16], "batch": 32, "rollout_length": 1, "rollout_rows": 20,
         "imagine_every": 10, "buffer": 2000,
     },
     "dynamics": {
-        "hidden": [16], "members": 2, "elites": 1, "batch": 32, "meta_iterations": 100, "inner_steps": 10,
-        "adapt_steps": 100, "check_every": 50, "group": 40,
+        "hidden": [16], "members": 2, "elites": 1, "batch": 32, "meta_iterations": 30, "inner_steps": 2,
+        "adapt_steps": 50, "check_every": 25, "group": 40,
     },
 }  # fmt: skip
 RESULTS = ("checkpoint.safetensors", "metrics.jsonl", "curves/train.safetensors", "config.json")
@@ -84,43 +86,57 @@ def stage(folder: Path) -> str:
     return next((n for n in order if n in names), "before the first save")
 
 
+def busy(process: subprocess.Popen[Any]) -> float:
+    """Processor seconds that a process has used."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def wait_for_moment(process: subprocess.Popen[Any], folder: Path, kind: str, life: float, rng: random.Random) -> None:
     """Return when it is time to kill, or when the process has ended."""
-    begin, before, old = time.perf_counter(), changed(folder), temporaries(folder)
+    before, old = changed(folder), temporaries(folder)
     after = rng.uniform(0.0, life if kind == "any" else 0.5 * life)
-    writes, seen = rng.randrange(1, 40), set(old)
+    writes, seen = rng.randrange(1, 21), set(old)
     first = 0.0
     while process.poll() is None:
-        now = time.perf_counter()
-        if kind == "any" and now - begin >= after:
+        if kind == "any" and busy(process) >= after:
             return
         if kind == "learning":
-            first = first or (now if changed(folder) != before else 0.0)
-            if first and now - first >= after:
+            first = first or (busy(process) if changed(folder) != before else 0.0)
+            if first and busy(process) - first >= after:
                 return
         if kind == "writing":
             fresh = temporaries(folder) - seen
             seen |= fresh
             if fresh and len(seen) - len(old) >= writes:
                 return
-        time.sleep(0.0002 if kind == "writing" else 0.01)
+        time.sleep(0.001 if kind == "writing" else 0.01)
 
 
 def one_life(folder: Path, kind: str, life: float, rng: random.Random) -> dict[str, Any] | None:
     """Start or go on with a run and kill it; None if it ended before the kill."""
     with open(folder.parent / "log.txt", "ab") as log:
         process = subprocess.Popen(command(folder, "--resume", "--checkpoint-every", "0"), stdout=log, stderr=log)
-    begin = time.perf_counter()
     wait_for_moment(process, folder, kind, life, rng)
+    used = busy(process)
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
     code = process.wait()
     if code == -signal.SIGKILL:
         cut = sorted(name.split(".")[1] for name in temporaries(folder))
-        return {"kind": kind, "after_s": round(time.perf_counter() - begin, 2), "stage": stage(folder), "cut": cut}
+        return {"kind": kind, "after_cpu_s": round(used, 2), "stage": stage(folder), "cut": cut}
     if code:
         raise RuntimeError(f"a resumed run failed with status {code}; see {folder.parent / 'log.txt'}")
     return None
+
+
+def children() -> float:
+    """Processor seconds of all processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -132,14 +148,18 @@ def main() -> None:
     options = parser.parse_args()
     rng = random.Random(options.seed)
     work = Path(tempfile.mkdtemp(prefix="merpo-kills-"))
-    os.environ |= {"MERPO_DATA_DIR": str(work / "data"), "MERPO_CACHE_DIR": str(work / "cache")}
+    os.environ |= {
+        "MERPO_DATA_DIR": str(work / "data"),
+        "JAX_COMPILATION_CACHE_DIR": str(work / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # so that lives are short
+    }
     (work / "settings.json").write_text(json.dumps(SETTINGS))
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "check": True}
     subprocess.run(command(work / "undisturbed"), **quiet)
     expected = hashes(work / "undisturbed")
-    begin = time.perf_counter()
+    begin = children()
     subprocess.run(command(work / "timed"), **quiet)  # the compiled functions are cached now
-    life = time.perf_counter() - begin
+    life = children() - begin
     assert hashes(work / "timed") == expected, "two undisturbed runs differ"
 
     kills: list[dict[str, Any]] = []
@@ -166,7 +186,7 @@ def main() -> None:
             "writes_cut_short": dict(Counter(name for k in kills for name in k["cut"])),
             "runs_finished": len(finished),
             "runs_identical": sum(r["identical"] for r in finished),
-            "undisturbed_seconds": round(life, 2),
+            "undisturbed_cpu_s": round(life, 2),
         }
         content = {"summary": summary, "runs": runs, "kills": kills, "compared": RESULTS, "versions": versions()}
         write_atomic(options.out, json.dumps(content, indent=1) + "\n")

@@ -253,6 +253,56 @@ def test_a_run_folder_that_exists_is_kept(home, copy, capsys):
     assert (copy / "policies" / "merpo.safetensors").exists()
 
 
+def learned_files(folder):
+    names = ("checkpoint.safetensors", "metrics.jsonl", "curves/train.safetensors", "policies/merpo.safetensors")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_stopped_commands_are_resumed_to_the_same_bits(home, run, tmp_path, monkeypatch, capsys):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    out, flags = tmp_path / "resumed", ("--seeds", "0", "3", "--alpha", "0.3", "--checkpoint-every", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(merpo.Meta, "save", stop)
+        assert train(home, out, *flags, "--resume") == 130  # begins it
+    assert sorted(p.name for p in (out / "resume").glob("*")) == [
+        ".lock", "meta-model-0.safetensors", "meta-model-3.safetensors", "meta-training.safetensors",
+        "models-0.safetensors", "models-3.safetensors", "work.json",
+    ]  # fmt: skip
+    capsys.readouterr()
+    assert train(home, out, *flags) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert train(home, out, "--seeds", "0", "4", "--alpha", "0.3", "--resume") == 2
+    assert "seeds: [0, 3] -> [0, 4]" in capsys.readouterr().err
+    assert train(home, out, "--seeds", "0", "3", "--resume") == 2
+    assert "rac.alpha: 0.3 -> " in capsys.readouterr().err
+    assert train(home, out, *flags, "--resume", "--overwrite") == 2
+    assert "contradict" in capsys.readouterr().err
+    assert "no finished run" in complaint(capsys, ["adapt", out])
+    assert train(home, out, *flags, "--resume") == 0
+    assert not (out / "resume").exists()
+
+    adapting = ["adapt", str(out), "--tasks", "task-041", "task-044", "--episodes", "1", "--resume"]
+    with monkeypatch.context() as patch:
+        patch.setattr("merpo.commands.adapt.save_curves", stop)  # in rac, after meta-policy and bc
+        assert main([*adapting, "--checkpoint-every", "0"]) == 130
+    assert read_record(out).adapted["methods"] == ["meta-policy", "bc"]
+    begun = {p.name: p.stat().st_mtime_ns for p in (out / "policies").glob("[bm]*")}
+    assert main(adapting) == 0
+    assert {p.name: p.stat().st_mtime_ns for p in (out / "policies").glob("[bm]*")}.items() >= begun.items()
+    assert read_record(out).adapted == read_record(run).adapted
+    assert learned_files(out) == learned_files(run)
+    assert not (out / "resume").exists()
+
+    capsys.readouterr()
+    assert train(home, out, *flags, "--resume") == 0
+    assert "finished already" in capsys.readouterr().out
+    assert train(home, out, "--seeds", "0", "--alpha", "0.3", "--resume") == 2
+    assert "finished run with seeds=(0, 3), not (0,)" in capsys.readouterr().err
+    assert learned_files(out) == learned_files(run)
+
+
 def test_checkpoint_of_another_configuration(copy, capsys):
     record = json.loads((copy / "config.json").read_text())
     record["config"]["rac"]["lam"] = 0.77
