@@ -112,8 +112,9 @@ def make_jobs(
     beta: float,
     updates: int,
     ramp: float = 0.0,
+    behaviour: Actor | None = None,
 ) -> Jobs:
-    """One job per (seed, task), seeds outermost; `fitted`, `floor` and `z` have that leading axis already."""
+    """One job per (seed, task), seeds outermost; what is given per job has that leading axis already."""
     tasks = int(batch.rows.count.shape[0])
     jobs = tasks * len(seeds)
     weights = Weights(
@@ -122,6 +123,7 @@ def make_jobs(
         floor=floor,
         pace=jnp.full((jobs,), 1.0 / updates, jnp.float32),
         ramp=jnp.full((jobs,), ramp, jnp.float32),
+        behaviour=behaviour,
     )
     index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(seeds))
     seed = jnp.repeat(jnp.asarray(seeds, jnp.int32), tasks)
@@ -147,6 +149,17 @@ def clone_policies(batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, co
         rows.count[index], rows.held[index], rows.held_valid[index], job_keys[1],
         updates=config.bc_updates, batch=config.rac.batch, learning_rate=1e-3, group=config.group,
     )  # fmt: skip
+
+
+def fit_behaviour(
+    batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, config: MerPOConfig
+) -> tuple[Float[Array, " job"], Actor | None]:
+    """The floor of the clone term and pi_b, each where the settings need it (else zeros, and None)."""
+    density = config.rac.behaviour == "density"
+    if not density and (config.rac.behaviour, config.rac.lam_mode) != ("clone", "dual"):
+        return jnp.zeros((int(batch.rows.count.shape[0]) * len(keys),), jnp.float32), None
+    cloned = clone_policies(batch, keys, info, config)
+    return cloned.nll, cloned.actor if density else None
 
 
 def clone_tasks(
@@ -191,11 +204,7 @@ def fit(
     context = _stacked([fit_context(models, probes, config.context) for models in fitted])
     models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
 
-    count = len(tasks) * len(seeds)
-    floor = jnp.zeros((count,), jnp.float32)
-    if config.rac.lam_mode == "dual":
-        keys = [jax.random.fold_in(jax.random.key(s), 2) for s in seeds]
-        floor = clone_policies(batch, keys, info, config).nll
+    floor, behaviour = fit_behaviour(batch, [jax.random.fold_in(jax.random.key(s), 2) for s in seeds], info, config)
     z = contexts(context, models, len(seeds))
     jobs = make_jobs(
         batch,
@@ -209,6 +218,7 @@ def fit(
         config.rac.beta,
         config.train_updates,
         config.meta_ramp,
+        behaviour,
     )
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 3) for s in seeds])
     state = merpo.init_meta(init_keys, z, info.obs_dim, info.act_dim, config)
@@ -341,15 +351,13 @@ def adapt(
     """
     batch, models = new.batch, new.models
     n = int(batch.rows.count.shape[0])
-    floor = jnp.zeros((n * len(seeds),), jnp.float32)
-    if config.rac.lam_mode == "dual":
-        keys = [jax.random.fold_in(jax.random.key(s), 6) for s in seeds]
-        floor = clone_policies(batch, keys, info, config).nll
+    floor, behaviour = fit_behaviour(batch, [jax.random.fold_in(jax.random.key(s), 6) for s in seeds], info, config)
     alpha = config.rac.alpha if method == "merpo" else 1.0
     z = contexts(learned.context, models, len(seeds))
     jobs = make_jobs(
-        batch, models, learned.scale, new.termination, floor, z, seeds, alpha, config.rac.beta, config.adapt_updates
-    )
+        batch, models, learned.scale, new.termination, floor, z, seeds, alpha, config.rac.beta, config.adapt_updates,
+        behaviour=behaviour,
+    )  # fmt: skip
 
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 7) for s in seeds])
     fresh_actor, fresh_critic = jax.tree.map(
