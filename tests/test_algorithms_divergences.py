@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from merpo import ConfigError, RACConfig
-from merpo.algorithms import divergences, rac
+from merpo import ConfigError, DynamicsConfig, MerPOConfig, RACConfig
+from merpo.algorithms import divergences, pipeline, rac
 from merpo.algorithms.divergences import BOUND, Ratio, behaviour_term, meta_term
+from merpo.data import Preparation
 from merpo.networks import TanhGaussian
-from toys import actor, critic, gaussian_actor, transitions
+from toys import actor, critic, gaussian_actor, linear_set, transitions
 
 MEAN, STD = np.array([0.3, -0.5]), np.array([0.4, 0.7])
 MEAN_B, STD_B = np.array([-0.1, -0.2]), np.array([0.5, 0.6])
@@ -175,6 +176,30 @@ def test_an_update_learns_c_and_lets_it_pull():
     assert float(found["actor/kl_meta"]) == pytest.approx(float(jnp.mean(mine.kl(theirs))), rel=1e-4)
     other, _ = run(eqx.tree_at(lambda s: s.ratio.ratio, state, jax.tree.map(lambda x: 3 * x, state.ratio.ratio)))
     assert not np.allclose(new.actor_opt[0].mu.net.layers[0].weight, other.actor_opt[0].mu.net.layers[0].weight)
+
+
+def test_each_job_has_its_own_fitted_behaviour():
+    """pi_b is cloned per task where `density` asks for it, travels with the job, and is what the update measures by."""
+    data = linear_set(3)
+    settings = MerPOConfig(
+        rac=replace(CONFIG, behaviour="density", rollout_rows=10), dynamics=DynamicsConfig(elites=5), bc_updates=20
+    )
+    batch = pipeline.make_batch(list(data), Preparation.fit(data), settings, seed=0)
+    floor, fitted = pipeline.fit_behaviour(batch, [jax.random.key(0)], data.info, settings)
+    weight = np.asarray(fitted.net.layers[0].weight)
+    assert weight.shape[0] == floor.shape[0] == 3
+    assert len({w.tobytes() for w in weight}) == 3
+    for behaviour, mode, made in (("clone", "fixed", False), ("clone", "dual", True), ("dual", "dual", False)):
+        other = replace(settings, rac=replace(settings.rac, behaviour=behaviour, lam_mode=mode))
+        floor, none = pipeline.fit_behaviour(batch, [jax.random.key(0)], data.info, other)
+        assert none is None
+        assert bool(np.any(floor)) == made
+    state = rac.init(actor(0), critic(0), settings.rac)
+    weights = rac.Weights(*(jnp.zeros((), jnp.float32) for _ in range(5)), actor(3))
+    arguments = (state, transitions(1, 6), transitions(2, 6), actor(1), weights, jax.random.key(0))
+    _, found = eqx.filter_eval_shape(lambda *a: rac.update(*a, 0.9, settings.rac), *arguments)
+    assert "actor/behaviour" in found
+    assert "actor/clone" not in found
 
 
 @pytest.mark.parametrize("bad", [{"ratio_lr": 2.0}, {"ratio_penalty": -1.0}, {"ratio_slope": float("nan")}])
