@@ -1,5 +1,6 @@
 """The front door: fit, adapt, act, save and load, on generated point-robot logs and on logs of one's own."""
 
+import json
 import pickle
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from merpo import (
 from merpo.algorithms import stages
 from merpo.certified import _fall_back, adapt_certified
 from merpo.data import Preparation, TaskSet
+from merpo.runs import from_json, to_json
 from merpo.tasks import Family
 from toys import linear_info, linear_task
 
@@ -219,6 +221,31 @@ def test_rewards_in_other_units_change_nothing(fitted, data):
     for a, b in zip(data.train, other, strict=True):
         x, y = (Preparation.fit(s).task(t).transitions.reward for s, t in ((data.train, a), (other, b)))
         np.testing.assert_allclose(x, y, rtol=1e-5)
+
+
+def test_rewards_in_other_units_give_the_same_policy(tmp_path):
+    """The whole path with every multiplier adapting: rewards times 100, or 1e-9, give the same policy up to rounding."""
+    changes = {"behaviour": "dual", "one_scale": True, "lam_mode": "dual", "beta_mode": "dual", "targets": "mixed"}
+    config = replace(TINY, rac=replace(TINY.rac, **changes, pushdown="logsumexp"))
+    assert from_json(MerPOConfig, json.loads(json.dumps(to_json(config)))) == config
+    logs = [linear_task(f"task-{i}", 3, seed=i, push=0.2 * (i + 1)) for i in range(4)]
+    obs, actions = np.random.default_rng(0).normal(size=(20, 2)), {}
+    for factor in (1.0, 100.0, 1e-9):
+        rewards = [np.float32(factor) * t.transitions.reward for t in logs]
+        used = [
+            replace(t, transitions=eqx.tree_at(lambda x: x.reward, t.transitions, r))
+            for t, r in zip(logs, rewards, strict=True)
+        ]
+        meta = merpo.MerPO(config).fit(TaskSet(linear_info(), tuple(used[:3])))
+        found = meta.adapt_many(used[3:])
+        actions[factor] = found.policy(0)(obs)
+    np.testing.assert_allclose(actions[100.0], actions[1.0], atol=2e-4)
+    np.testing.assert_allclose(actions[1e-9], actions[1.0], atol=2e-4)
+    unadapted = meta.adapt_many(used[3:], "meta-policy").policy(0)(obs)
+    assert np.abs(actions[1e-9] - unadapted).max() > 2e-3  # adaptation has moved it
+    assert {"actor/behaviour", "rac/beta", "rac/divergence"} <= set(found.curves)
+    meta.save(tmp_path / "meta.safetensors")
+    assert merpo.Meta.load(tmp_path / "meta.safetensors", config).config == config
 
 
 def test_uneven_logs():

@@ -20,7 +20,7 @@ from merpo.algorithms.keeper import FORGETFUL, Keeper
 from merpo.algorithms.merpo import Jobs, MerPOConfig, MetaState
 from merpo.algorithms.rac import Weights
 from merpo.algorithms.rounds import Report, run_rounds, silent
-from merpo.algorithms.stages import Batch, clone_floor, clone_policies, fit_meta_model, fit_models, make_batch
+from merpo.algorithms.stages import Batch, clone_policies, fit_behaviour, fit_meta_model, fit_models, make_batch
 from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.prepare import Preparation
 from merpo.data.types import SetInfo, TaskData
@@ -71,8 +71,9 @@ def make_jobs(
     beta: float,
     updates: int,
     ramp: float = 0.0,
+    behaviour: Actor | None = None,
 ) -> Jobs:
-    """One job per (seed, task), seeds outermost; `fitted`, `floor` and `z` have that leading axis already."""
+    """One job per (seed, task), seeds outermost; what is given per job has that leading axis already."""
     tasks = int(batch.rows.count.shape[0])
     jobs = tasks * len(seeds)
     weights = Weights(
@@ -81,6 +82,7 @@ def make_jobs(
         floor=floor,
         pace=jnp.full((jobs,), 1.0 / updates, jnp.float32),
         ramp=jnp.full((jobs,), ramp, jnp.float32),
+        behaviour=behaviour,
     )
     index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(seeds))
     seed = jnp.repeat(jnp.asarray(seeds, jnp.int32), tasks)
@@ -143,7 +145,7 @@ def fit(
 
     where = Where("meta-training", tuple(seeds), names, config)
     keys = [jax.random.fold_in(jax.random.key(s), 2) for s in seeds]
-    floor = clone_floor(batch, keys, info, where, keeper)
+    floor, behaviour = fit_behaviour(batch, keys, info, where, keeper)
     z = contexts(context, models, len(seeds))
     jobs = make_jobs(
         batch,
@@ -157,6 +159,7 @@ def fit(
         config.rac.beta,
         config.train_updates,
         config.meta_ramp,
+        behaviour,
     )
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 3) for s in seeds])
     state = merpo.init_meta(init_keys, z, info.obs_dim, info.act_dim, config)
@@ -250,12 +253,13 @@ def adapt(
     n = int(batch.rows.count.shape[0])
     where = Where(f"adapting ({method})", tuple(seeds), new.names, config)
     keys = [jax.random.fold_in(jax.random.key(s), 6) for s in seeds]
-    floor = clone_floor(batch, keys, info, where, keeper)
+    floor, behaviour = fit_behaviour(batch, keys, info, where, keeper)
     alpha = config.rac.alpha if method == "merpo" else 1.0
     z = contexts(learned.context, models, len(seeds))
     jobs = make_jobs(
-        batch, models, learned.scale, new.termination, floor, z, seeds, alpha, config.rac.beta, config.adapt_updates
-    )
+        batch, models, learned.scale, new.termination, floor, z, seeds, alpha, config.rac.beta, config.adapt_updates,
+        behaviour=behaviour,
+    )  # fmt: skip
 
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 7) for s in seeds])
     fresh_actor, fresh_critic = jax.tree.map(

@@ -150,17 +150,23 @@ def clone_policies(batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, co
     )  # fmt: skip
 
 
-def clone_floor(
+def fit_behaviour(
     batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, where: Where, keeper: Keeper = FORGETFUL
-) -> Float[Array, " job"]:
-    """-E_D[log pi_b] of every job's clone, which dual ascent subtracts; zeros where lambda is fixed."""
-    count = len(where.seeds) * len(where.tasks)
-    if where.config.rac.lam_mode != "dual":
-        return jnp.zeros((count,), jnp.float32)
-    kept = keeper.load("clones", lambda _: jax.ShapeDtypeStruct((count,), np.float32))
+) -> tuple[Float[Array, " job"], Actor | None]:
+    """The floor of the clone term, -E_D[log pi_b], and pi_b, each where the settings need it (else zeros, and None)."""
+    settings, count = where.config.rac, len(where.seeds) * len(where.tasks)
+    density = settings.behaviour == "density"
+    if not density and (settings.behaviour, settings.lam_mode) != ("clone", "dual"):
+        return jnp.zeros((count,), jnp.float32), None
+
+    def run() -> bc.Cloned:
+        return clone_policies(batch, keys, info, where.config)
+
+    kept = keeper.load("clones", lambda _: jax.eval_shape(run))
     if kept is not None:
-        return kept[1]
-    floor = clone_policies(batch, keys, info, where.config).nll
-    check_figures({"bc/nll": np.asarray(floor)}, where, "cloning the behaviour")
-    keeper.save("clones", 1, floor)
-    return floor
+        cloned = kept[1]
+    else:
+        cloned = run()
+        check_figures({"bc/nll": np.asarray(cloned.nll)}, where, "cloning the behaviour")
+        keeper.save("clones", 1, cloned)
+    return cloned.nll, cloned.actor if density else None

@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from merpo.errors import ConfigError, StorageError
 from merpo.files import storage_error, write_atomic
-from merpo.runs.config import config_hash, diff, to_json
+from merpo.runs.config import config_hash, diff, from_json, to_json
 
 FORMAT = "merpo-checkpoint"
 FORMAT_VERSION = 1
@@ -88,14 +88,15 @@ def load_checkpoint(path: str | os.PathLike[str], like: Any, config: Any = None)
 
     `like` gives names, shapes and dtypes of the leaves, as arrays or `jax.ShapeDtypeStruct` (from
     `eqx.filter_eval_shape`), and the leaves that are not arrays. NumPy leaves come back as NumPy, numbers as
-    numbers, all others as JAX arrays. With `config` the stored configuration must equal it.
+    numbers, all others as JAX arrays. With `config` the stored configuration must equal it; settings newer than
+    the file count as their defaults.
     Raises `ConfigError` naming the first differing leaves and settings, `StorageError` for a missing,
     truncated, damaged or foreign file.
     """
     path = Path(path)
     header = _read_header(path)
     meta = header["meta"]
-    if config is not None and meta.get("config_hash") != config_hash(config):
+    if config is not None and not _is_of(meta, config):
         raise ConfigError(_other_configuration(path, "", meta, config))
     try:
         entries = deserialize(path.read_bytes())
@@ -116,6 +117,19 @@ def load_checkpoint(path: str | os.PathLike[str], like: Any, config: Any = None)
         for name, leaf in zip(_all_names(like), leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, restored), meta
+
+
+def _is_of(meta: Mapping[str, Any], config: Any) -> bool:
+    """Whether a checkpoint was written with this configuration; settings that it does not know have their defaults."""
+    if meta.get("config_hash") == config_hash(config):
+        return True
+    stored = meta.get("config")
+    if not isinstance(stored, Mapping) or meta.get("config_type") != type(config).__name__:
+        return False
+    try:
+        return config_hash(from_json(type(config), stored)) == config_hash(config)
+    except ConfigError:
+        return False
 
 
 def _all_names(tree: Any) -> list[str]:
@@ -162,7 +176,7 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
     for name in sorted(arrays):
         total.update(f"{name}:{arrays[name].dtype.name}:{arrays[name].shape};".encode())
         if arrays[name].size:
-            total.update(arrays[name].reshape(-1).view(np.uint8))  # without a copy: states are large
+            total.update(arrays[name].reshape(-1).view(np.uint8).data)  # without a copy: states are large
     return total.hexdigest()
 
 
