@@ -255,7 +255,7 @@ def meta_jobs(
         return jobs.data.obs[task, index], jobs.data.action[task, index]
 
     obs, action = (jnp.swapaxes(_per_seed(x, seeds), 1, 2) for x in jax.vmap(rows)(jobs.task, _job_keys(key, jobs)))
-    weight = jnp.exp(state.learners.log_lam) * (1.0 - jobs.weights.alpha)
+    weight = jnp.exp(state.learners.log_lam) * (1.0 - state.learners.alpha(jobs.weights, config.rac))
     own = jax.tree.map(lambda x: _per_seed(x, seeds), (state.learners.actor, state.learners.critic))
     share = rac.step_share(state.learners.step[0], jobs.weights.pace[0], config.rac.lr_final)
     seed_keys = jax.vmap(lambda s: jax.random.split(jax.random.fold_in(key, s), config.meta_steps))(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -249,6 +249,8 @@ def adapt(
     `merpo`: policy from pi_c, critics from the meta-critic, RAC against pi_c.
     `rac`: policy and critics from scratch, the objective without its last term: the learner without the meta-policy.
     """
+    if method == "rac":  # there is nothing to balance
+        config = replace(config, rac=replace(config.rac, alpha_mode="fixed"))
     batch, models = new.batch, new.models
     n = int(batch.rows.count.shape[0])
     where = Where(f"adapting ({method})", tuple(seeds), new.names, config)

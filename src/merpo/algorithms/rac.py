@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from merpo.algorithms import balance
 from merpo.algorithms.conservatism import Pushed, bellman_target, candidates, choose, critic_loss
 from merpo.algorithms.divergences import Behaviour, RatioState, behaviour_term, init_ratio, meta_term, ratio_step
 from merpo.algorithms.rac_config import RACConfig
@@ -59,6 +60,12 @@ class Learner(eqx.Module):
     """c of the `dual` divergence."""
     log_beta: Float[Array, ""] | None = None
     """Under dual ascent on beta."""
+    balance: Float[Array, "*job"] | None = None
+    """b of an adaptive alpha."""
+
+    def alpha(self, weights: Weights, config: RACConfig) -> Float[Array, "*job"]:
+        """The balance as it is now."""
+        return weights.alpha if self.balance is None else balance.alpha_of(self.balance, config)
 
 
 def init(actor: Actor, critic: TwinCritic, config: RACConfig) -> Learner:
@@ -80,6 +87,7 @@ def init(actor: Actor, critic: TwinCritic, config: RACConfig) -> Learner:
         step=jnp.zeros((), jnp.int32),
         ratio=ratio,
         log_beta=jnp.log(jnp.asarray(max(config.beta, 1e-8), jnp.float32)) if config.beta_mode == "dual" else None,
+        balance=balance.start(config) if config.alpha_mode == "adaptive" else None,
     )
 
 
@@ -209,8 +217,9 @@ def update(
             config.ratio_slope,
         )  # fmt: skip
         behaviour = ratio.ratio
+    alpha = state.alpha(weights, config)
     grads, found = jax.grad(actor_loss, has_aux=True)(
-        state.actor, critic, anchor, both.obs, real.action, weights.alpha, lam, temperature,
+        state.actor, critic, anchor, both.obs, real.action, alpha, lam, temperature,
         jnp.maximum(scale, 1e-6), improve, k_actor, follow, behaviour, config.one_scale,
     )  # fmt: skip
     steps, actor_opt = optax.adam(config.actor_lr).update(grads, state.actor_opt)
@@ -224,8 +233,8 @@ def update(
     metrics = metrics | found | {"rac/lambda": lam, "rac/temperature": temperature, "rac/value_scale": scale}
     if config.lam_mode == "dual":
         held = found["actor/clone"] - weights.floor if behaviour is None else found["actor/behaviour"]
-        divergence = weights.alpha * held
-        divergence = divergence + follow * (1.0 - weights.alpha) * found["actor/kl_meta"]
+        divergence = alpha * held
+        divergence = divergence + follow * (1.0 - alpha) * found["actor/kl_meta"]
         metrics["rac/divergence"] = divergence / act_dim
         log_lam = dual_step(
             log_lam, divergence / act_dim - config.lam_target, config.lam_lr * improve, config.lam_range
@@ -235,6 +244,14 @@ def update(
         metrics["rac/beta"] = beta
         log_beta = dual_step(log_beta, gap - config.beta_target, config.beta_lr * improve, config.beta_range)
 
+    weighed = state.balance
+    if weighed is not None:
+        metrics |= {"rac/alpha": alpha, "rac/balance": weighed}
+        k_balance = jax.random.fold_in(k_actor, 2)
+        weighed = balance.follow(weighed, balance.evidence(critic, anchor, real.obs, real.action, k_balance))
+
     opts = (actor_opt, critic_opt)
-    new = Learner(actor, critic, target, log_lam, log_temperature, scale, *opts, state.step + 1, ratio, log_beta)
+    new = Learner(
+        actor, critic, target, log_lam, log_temperature, scale, *opts, state.step + 1, ratio, log_beta, weighed
+    )
     return new, metrics

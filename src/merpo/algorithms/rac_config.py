@@ -37,6 +37,10 @@ class RACConfig:
     """Polyak rate of the target critics."""
     alpha: float = 0.4
     """Balance: 1 stays with the behaviour policy, 0 follows the meta-policy."""
+    alpha_mode: Literal["fixed", "adaptive"] = "fixed"
+    """`adaptive`: alpha follows the task's data from `alpha` on, see `merpo.algorithms.balance` (MerPO-Adp)."""
+    alpha_gain: float = 4.0
+    """How far an adaptive alpha goes for the same evidence."""
     behaviour: Literal["clone", "density", "dual"] = "clone"
     """D(pi, pi_beta): the log's own likelihood, KL from a cloned behaviour policy, or a variational KL."""
     one_scale: bool = False
@@ -131,8 +135,9 @@ class RACConfig:
         for name in ("lam_target", "beta_target", "target_entropy"):
             if not abs(getattr(self, name)) < float("inf"):
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a finite number.")
-        if not 0.0 < self.logsumexp_temperature < float("inf"):
-            raise ConfigError(f"logsumexp_temperature={self.logsumexp_temperature}: expected a finite number > 0.")
+        for name in ("logsumexp_temperature", "alpha_gain"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}={getattr(self, name)}: expected a finite number > 0.")
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 known = " or ".join(map(repr, get_args(hint)))
