@@ -74,7 +74,7 @@ def test_update_moves_alpha_only_where_it_is_adaptive():
     fixed, figures = run(FIXED)
     assert fixed.balance is None
     assert "rac/alpha" not in figures
-    moved, figures = run(ADAPTIVE)
+    _, figures = run(ADAPTIVE)
     assert abs(float(figures["rac/alpha"]) - 0.3) > 1e-3
 
 
