@@ -46,7 +46,7 @@ def curves(data: TaskSet, seed: int) -> tuple[np.ndarray, np.ndarray]:
     scale = fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *logs))
     k_init, k_meta, k_adapt = jax.random.split(jax.random.key(seed), 3)
     fresh = Ensemble.init(k_init, data.info.obs_dim, data.info.act_dim, CONFIG)
-    meta, _ = meta_chunk(
+    meta, *_ = meta_chunk(
         fresh, stack(train), split_rows(train, CONFIG, seed), scale, k_meta, jnp.asarray(0, jnp.int32),
         config=CONFIG, learn_termination=False, iterations=CONFIG.meta_iterations, tasks_per_iteration=16,
     )  # fmt: skip

@@ -92,6 +92,13 @@ def with_method(
     )
 
 
+def page(results: Results) -> str:
+    """The table, and which methods it lacks."""
+    lacking = [m for m in ORDER if m not in results.returns]
+    partial = f"**Partial**: {', '.join(lacking)} not run yet; the command goes on with them.\n\n" if lacking else ""
+    return HEADER + partial + markdown_table(results, summarise(results))
+
+
 def main() -> None:
     """Learn, evaluate, write."""
     parser = argparse.ArgumentParser(description="Every rival beside MerPO on Point-Robot-Goal.")
@@ -115,7 +122,7 @@ def main() -> None:
         returns = np.stack([evaluate_policies(family, found.act(s), ids, STARTS, 0) for s in seeds])
         results = with_method(known, method, returns, data, seeds)
         save_results(path, results)
-        write_atomic(options.out / "README.md", HEADER + markdown_table(results, summarise(results)))
+        write_atomic(options.out / "README.md", page(results))
         core = after.user + after.system - spent.user - spent.system
         print(
             f"{method}: {returns.mean():.3f}  {time.perf_counter() - begun:.0f} s, {core:.0f} core seconds", flush=True

@@ -13,7 +13,7 @@ from merpo import DynamicsConfig, MerPOConfig, RACConfig
 from merpo.algorithms import bc, merpo, meta, pipeline, rac
 from merpo.data import Preparation
 from merpo.dynamics.ensemble import fit_scale
-from merpo.dynamics.fit import FittedModel, Rows, fit_steps, optimiser
+from merpo.dynamics.fit import FittedModel, Rows, fit_steps, of_task, optimiser
 from rival_cases import ALGORITHMS, rival_case, rival_update
 from toys import actor, critic, ensemble, linear_info, linear_set, transitions, unit_scale
 
@@ -52,7 +52,9 @@ def model_case(i: int, size: float = 1.0):
 
 
 def model_update(state, data, rows, key):
-    model, opt, nll = fit_steps(*state, state[0], data, rows, unit_scale(3), key, 2, CONFIG.dynamics, True)
+    model, opt, nll = fit_steps(
+        *state, state[0], of_task(data, rows, CONFIG.dynamics), unit_scale(3), key, 2, CONFIG.dynamics, True
+    )
     return (model, opt), nll
 
 

@@ -14,18 +14,10 @@ from merpo.algorithms.meta import meta_critic_loss, meta_policy_loss, meta_steps
 from merpo.algorithms.presets import SMALL, STANDARD, default_config
 from merpo.data.types import SetInfo, Transitions
 from merpo.networks import TanhGaussian
-from toys import actor, critic
+from toys import actor, critic, gaussian_actor
 
 MEANS = np.array([[0.5, -0.2], [-0.3, 0.4], [0.1, 0.9]])
 STDS = np.array([[0.3, 0.5], [0.2, 0.7], [0.6, 0.4]])
-
-
-def gaussian_actor(mean, log_std):
-    """An actor whose action distribution is the given one at the observation zero (biases alone)."""
-    base = jax.tree.map(jnp.zeros_like, actor(0, 1, 2, hidden=()))
-    mean, log_std = np.asarray(mean, np.float64), np.asarray(log_std, np.float64)
-    bias = np.concatenate([5.0 * np.arctanh(mean / 5.0), np.arctanh((log_std + 5.0) / 3.0 - 1.0)])
-    return eqx.tree_at(lambda a: a.net.layers[0].bias, base, jnp.asarray(bias, jnp.float32))
 
 
 def policies(means=MEANS, stds=STDS) -> TanhGaussian:

@@ -360,7 +360,7 @@ def test_lambda_rises_when_the_policy_strays(divergence, sign):
     config = replace(CONFIG, lam_mode="dual", lam_target=0.5, lam_lr=0.1, lam_range=(0.01, 10.0))
     log_lam = jnp.zeros((), jnp.float32)
     for _ in range(200):
-        new = rac.dual_step(log_lam, number(divergence), 2, config)
+        new = rac.dual_step(log_lam, number(divergence) / 2 - 0.5, number(config.lam_lr), config.lam_range)
         assert sign * float(new - log_lam) >= 0.0
         assert abs(float(new - log_lam)) <= 0.1 + 1e-6
         log_lam = new
@@ -375,6 +375,22 @@ def test_dual_update_moves_lambda_by_the_excess_over_the_floor(state):
         assert np.sign(float(new.log_lam - state.log_lam)) == sign
         excess = np.clip((float(found["actor/clone"]) - floor) / 2 - 0.5, -1, 1)
         assert float(new.log_lam - state.log_lam) == pytest.approx(0.01 * excess, rel=1e-3)
+
+
+@pytest.mark.parametrize(("target", "sign"), [(-9.0, 1), (9.0, -1)])
+def test_beta_moves_by_the_gap_in_units_of_the_value_scale(state, target, sign):
+    """And weighs in the critics' loss; neither it nor lambda moves during the warm-up."""
+    config = replace(CONFIG, beta=0.5, beta_mode="dual", beta_target=target, beta_lr=0.01, lam_mode="dual", warmup=3)
+    begun = eqx.tree_at(lambda s: s.log_beta, state, number(np.log(0.5)), is_leaf=lambda x: x is None)
+    run = eqx.filter_jit(
+        lambda s: rac.update(s, REAL, MODEL, actor(1), weights(beta=77.0), jax.random.key(0), GAMMA, config)
+    )
+    waiting, _ = run(begun)
+    assert (waiting.log_beta, waiting.log_lam) == (begun.log_beta, begun.log_lam)
+    new, found = run(eqx.tree_at(lambda s: (s.step, s.scale), begun, (jnp.asarray(3, jnp.int32), number(1.0))))
+    assert float(found["rac/beta"]) == pytest.approx(0.5)
+    assert float(new.log_beta - begun.log_beta) == pytest.approx(sign * 0.01, rel=1e-3)
+    assert float(new.log_lam) != float(begun.log_lam)
 
 
 def test_temperature_rises_when_entropy_is_short(update, state):

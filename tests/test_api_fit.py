@@ -1,7 +1,12 @@
 """The front door: fit, adapt, act, save and load, on generated point-robot logs and on logs of one's own."""
 
+import json
 import pickle
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -10,9 +15,20 @@ import pytest
 
 import merpo
 import merpo.tasks
-from merpo import ConfigError, DataError, DynamicsConfig, MerPOConfig, RACConfig, StorageError
+from merpo import (
+    Checkpoints,
+    ConfigError,
+    DataError,
+    DivergenceError,
+    DynamicsConfig,
+    MerPOConfig,
+    RACConfig,
+    StorageError,
+)
+from merpo.algorithms import stages
 from merpo.certified import _fall_back, adapt_certified
 from merpo.data import Preparation, TaskSet
+from merpo.runs import from_json, to_json
 from merpo.tasks import Family
 from toys import linear_info, linear_task
 
@@ -207,6 +223,31 @@ def test_rewards_in_other_units_change_nothing(fitted, data):
         np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
+def test_rewards_in_other_units_give_the_same_policy(tmp_path):
+    """The whole path with every multiplier adapting: rewards times 100, or 1e-9, give the same policy up to rounding."""
+    changes = {"behaviour": "dual", "one_scale": True, "lam_mode": "dual", "beta_mode": "dual", "targets": "mixed"}
+    config = replace(TINY, rac=replace(TINY.rac, **changes, pushdown="logsumexp"))
+    assert from_json(MerPOConfig, json.loads(json.dumps(to_json(config)))) == config
+    logs = [linear_task(f"task-{i}", 3, seed=i, push=0.2 * (i + 1)) for i in range(4)]
+    obs, actions = np.random.default_rng(0).normal(size=(20, 2)), {}
+    for factor in (1.0, 100.0, 1e-9):
+        rewards = [np.float32(factor) * t.transitions.reward for t in logs]
+        used = [
+            replace(t, transitions=eqx.tree_at(lambda x: x.reward, t.transitions, r))
+            for t, r in zip(logs, rewards, strict=True)
+        ]
+        meta = merpo.MerPO(config).fit(TaskSet(linear_info(), tuple(used[:3])))
+        found = meta.adapt_many(used[3:])
+        actions[factor] = found.policy(0)(obs)
+    np.testing.assert_allclose(actions[100.0], actions[1.0], atol=2e-4)
+    np.testing.assert_allclose(actions[1e-9], actions[1.0], atol=2e-4)
+    unadapted = meta.adapt_many(used[3:], "meta-policy").policy(0)(obs)
+    assert np.abs(actions[1e-9] - unadapted).max() > 2e-3  # adaptation has moved it
+    assert {"actor/behaviour", "rac/beta", "rac/divergence"} <= set(found.curves)
+    meta.save(tmp_path / "meta.safetensors")
+    assert merpo.Meta.load(tmp_path / "meta.safetensors", config).config == config
+
+
 def test_uneven_logs():
     """A long log, a log of one episode, and a few one-step episodes among others: learned from and adapted to."""
     logs = (
@@ -251,3 +292,150 @@ def test_adapting_with_a_certificate_falls_back_to_the_clone(fitted, data, tmp_p
         adapt_certified(meta, logs, "bc")
     with pytest.raises(DataError, match="at least two"):
         adapt_certified(meta, [t.select([0]) for t in logs])
+
+
+# ---- resuming: every compiled function is the fixtures', so that these cost little
+
+
+class Stop(BaseException):
+    """Stands for a kill: nothing in merpo catches it."""
+
+
+class Dying(Checkpoints):
+    """Saves whenever it can, and dies after a save (of this slot, where one is named)."""
+
+    def __init__(self, folder, slot=None):
+        super().__init__(folder, every=0.0)
+        self.slot = slot
+
+    def save(self, slot, done, tree):
+        super().save(slot, done, tree)
+        if self.slot in (None, slot):
+            raise Stop
+
+
+def until_done(call, folder):
+    """Call again after every death: what it returns in the end, and the number of deaths."""
+    for deaths in range(20):
+        try:
+            return call(Dying(folder)), deaths
+        except Stop:
+            continue
+    raise AssertionError("no progress")
+
+
+def test_a_fit_that_dies_after_every_save_ends_with_the_same_bits(fitted, data, tmp_path):
+    meta, reports = fitted
+    heard = []
+
+    def fit(checkpoint):
+        heard.clear()
+        return merpo.MerPO(TINY, seeds=(3, 5)).fit(
+            data.train, checkpoint=checkpoint, report=lambda *figures: heard.append(figures)
+        )
+
+    again, deaths = until_done(fit, tmp_path / "s")
+    assert deaths >= 4  # meta-models and models of two seeds, two at a time at most, and two rounds
+    assert eqx.tree_equal(again.learned, meta.learned)
+    assert heard == reports
+    for name, curve in meta.curves.items():
+        np.testing.assert_array_equal(again.curves[name], curve)
+    with pytest.raises(ConfigError, match=r"seeds: \[3, 5\] -> \[3\]"):
+        merpo.MerPO(TINY, seed=3).fit(data.train, checkpoint=tmp_path / "s")
+    with pytest.raises(ConfigError, match=r"config\.meta_lr: 0\.001 -> 0\.01"):
+        merpo.MerPO(replace(TINY, meta_lr=0.01), seeds=(3, 5)).fit(data.train, checkpoint=tmp_path / "s")
+    task = data.train[1]
+    changed = replace(task, transitions=replace(task.transitions, reward=task.transitions.reward + np.float32(1e-3)))
+    other = replace(data.train, tasks=(data.train[0], changed, data.train[2]))
+    with pytest.raises(ConfigError, match=r"holds the state of other work \(stored -> given\): data: "):
+        merpo.MerPO(TINY, seeds=(3, 5)).fit(other, checkpoint=tmp_path / "s")
+
+
+def test_an_adaptation_that_dies_after_every_save_ends_with_the_same_bits(fitted, adapted, data, tmp_path):
+    again, deaths = until_done(lambda c: fitted[0].adapt_many(data.test, checkpoint=c), tmp_path / "s")
+    assert deaths >= 3
+    assert eqx.tree_equal(again.tree, adapted.tree)
+    np.testing.assert_array_equal(again.model_error, adapted.model_error)
+    other = replace(fitted[0], learned=eqx.tree_at(lambda m: m.scale.mean, fitted[0].learned, np.ones(3, np.float32)))
+    with pytest.raises(ConfigError, match="learned: "):
+        other.adapt_many(data.test, checkpoint=tmp_path / "s")
+
+
+def test_a_killed_process_is_resumed_by_another(fitted, data, tmp_path):
+    """SIGKILL while the second seed's meta-model is being written; nothing is left but what is on the disk."""
+    code = (
+        "import itertools, os, signal, sys\nsys.path.insert(0, sys.argv[1])\n"
+        "import merpo, merpo.tasks\nfrom dataclasses import replace\nfrom test_api_fit import TINY\n"
+        "whole = merpo.tasks.generate('point-robot-wind', 'medium', episodes=3, seed=0)\n"
+        "data = replace(whole, tasks=whole.train.tasks[:3])\n"
+        "calls, real = itertools.count(1), os.fsync\n"
+        "def fsync(handle):\n    real(handle) if next(calls) < 5 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.fsync = fsync\n"
+        "merpo.MerPO(TINY, seeds=(3, 5)).fit(data, checkpoint=sys.argv[2])\n"
+    )
+    args = [sys.executable, "-c", code, Path(__file__).parent, tmp_path / "s"]
+    done = subprocess.run(args, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list((tmp_path / "s").glob(".meta-model-*.tmp"))
+    again = merpo.MerPO(TINY, seeds=(3, 5)).fit(data.train, checkpoint=tmp_path / "s")
+    assert eqx.tree_equal(again.learned, fitted[0].learned)
+    assert not list((tmp_path / "s").glob(".*.tmp"))
+
+
+class Poisoned(Checkpoints):
+    """Makes one job's numbers in a state absurd when it is taken up."""
+
+    def __init__(self, folder, slot, part, job):
+        super().__init__(folder)
+        self.slot, self.part, self.job = slot, part, job
+
+    def load(self, slot, like):
+        kept = super().load(slot, like)
+        if slot != self.slot or kept is None:
+            return kept
+
+        def absurd(x):
+            x = np.array(x)
+            x[self.job] *= np.float32(1e30)
+            return x
+
+        return kept[0], eqx.tree_at(self.part, kept[1], replace_fn=lambda part: jax.tree.map(absurd, part))
+
+
+def test_training_that_diverges_stops_with_the_last_good_state(data, fitted, tmp_path):
+    learner, folder = merpo.MerPO(TINY, seeds=(3, 5)), tmp_path / "s"
+    with pytest.raises(Stop):
+        learner.fit(data.train, checkpoint=Dying(folder, "meta-training"))
+    before = (folder / "meta-training.safetensors").read_bytes()
+    match = (
+        rf"meta-training diverged, updates 5 to 8 of 8: critic/\w+ of task '{data.train[1].name}', seed 5 is .*"
+        r"Lower rac.critic_lr \(now 0.001\).*The last good state is kept in"
+    )
+    with pytest.raises(DivergenceError, match=match):
+        learner.fit(data.train, checkpoint=Poisoned(folder, "meta-training", lambda t: t[0].learners.critic, 4))
+    assert (folder / "meta-training.safetensors").read_bytes() == before
+    assert eqx.tree_equal(learner.fit(data.train, checkpoint=folder).learned, fitted[0].learned)
+    (folder / "meta-training.safetensors").unlink()
+    (folder / "models-3.safetensors").unlink()
+    with pytest.raises(DivergenceError, match=r"on the hold-out: dynamics/error of task .*, seed 3 is .*learning_rate"):
+        learner.fit(data.train, checkpoint=Poisoned(folder, "meta-model-3", lambda t: t[0].net, 0))
+
+
+def test_an_adaptation_that_diverges_names_the_new_task(data, fitted, tmp_path):
+    with pytest.raises(Stop):
+        fitted[0].adapt_many(data.test, checkpoint=Dying(tmp_path / "s", "adapt-merpo"))
+    match = rf"adapting \(merpo\) diverged, updates 5 to 8 of 8: \S+ of task '{data.test[1].name}', seed 3"
+    with pytest.raises(DivergenceError, match=match):
+        fitted[0].adapt_many(data.test, checkpoint=Poisoned(tmp_path / "s", "adapt-merpo", lambda t: t[0][0].critic, 1))
+
+
+def test_a_meta_model_that_diverges_names_the_task(data, monkeypatch):
+    def diverged(meta, *args, **settings):
+        return meta, np.asarray([[0.5, 0.5], [0.5, np.nan]]), np.asarray([[0, 1], [0, 2]])
+
+    monkeypatch.setattr(stages.dyn, "meta_chunk", diverged)
+    match = (
+        rf"the meta-model diverged, outer iteration 2 of 2: dynamics/nll of task '{data.train[2].name}', seed 3 is nan"
+    )
+    with pytest.raises(DivergenceError, match=match):
+        merpo.MerPO(TINY, seed=3).fit(data.train)

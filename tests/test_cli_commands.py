@@ -8,6 +8,7 @@ import sys
 
 import jax
 import numpy as np
+import onnxruntime
 import pytest
 
 import merpo
@@ -131,6 +132,73 @@ def test_adapting_to_something_else_removes_the_old_policies(run, home, tmp_path
     assert list(results.returns) == ["meta-policy", "bc"]
 
 
+def test_an_exported_policy_is_the_run_s(run, tmp_path, capsys):
+    out = tmp_path / "p.onnx"
+    assert main(["export", str(run), "--task", "task-044", "--seed", "3", "--out", str(out)]) == 0
+    assert "No certificate was asked for" in capsys.readouterr().out
+    obs = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    (found,) = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"]).run(None, {"observation": obs})
+    policy = merpo.PolicySet.load(run / "policies" / "merpo.safetensors").policy("task-044", 3)
+    half = policy.preparation.action_half
+    np.testing.assert_allclose(found / half, policy(obs) / half, rtol=0, atol=1e-5)
+    card = json.loads((tmp_path / "p.onnx.card.json").read_text())
+    assert card["data"]["log"]["episodes"] == 1
+    assert card["run"]["data_set"]["name"] == SET
+    assert card["run"]["trained_on"]["seeds"] == [0, 3]
+    assert card["method"]["seed"] == 3
+    assert "expected one of task-041, task-044" in complaint(capsys, ["export", run, "--out", out])
+    assert "no policies of 'bc'" in complaint(
+        capsys, ["export", _without(run, tmp_path), "--method", "bc", "--out", out]
+    )
+
+
+def _without(run, tmp_path):
+    """A copy of the run whose record has no clones."""
+    folder = shutil.copytree(run, tmp_path / "without")
+    record = json.loads((folder / "run.json").read_text())
+    record["adapted"]["methods"].remove("bc")
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_report_of_two_runs_and_their_comparison(run, copy, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert main(["report", str(run), str(copy), "--out", str(page), "--no-model"]) == 0
+    text = page.read_text()
+    assert "Comparison on 2 common tasks" in text
+    assert text.count("<h3>What the policies do</h3>") == 2
+    assert main(["compare", str(run), str(copy), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.split("\n", 1)[1])
+    assert found["better"][0][1]["value"] == 0.5
+    assert found["tasks"] == ["task-041", "task-044"]
+    assert main(["compare", str(run), str(copy / "results.json"), "--method", "bc"]) == 0
+    assert "0.50" in capsys.readouterr().out
+    assert "given twice" in complaint(capsys, ["report", run, run, "--out", page])
+    assert "no finished run" in complaint(capsys, ["report", tmp_path, "--out", page])
+    (copy / "results.json").unlink()
+    assert "merpo evaluate" in complaint(capsys, ["compare", run, copy])
+
+
+def test_a_report_checks_the_model_on_held_out_data(run, tmp_path):
+    page = tmp_path / "report.html"
+    assert main(["report", str(run), "--out", str(page), "--no-simulate"]) == 0
+    text = page.read_text()
+    assert "On held-out episodes of 2 new tasks the model explains" in text
+    assert "What the policies do" not in text
+    for head in (
+        "Does the model know its limits?",
+        "How fast imagination drifts",
+        "Where imagined and real states differ",
+    ):
+        assert head in text
+
+
+def test_metrics_in_tensorboard(run, tmp_path):
+    assert main(["track", str(run), "--out", str(tmp_path / "tb")]) == 0
+    (path,) = (tmp_path / "tb").iterdir()
+    assert b"critic/td" in path.read_bytes()
+
+
 def complaint(capsys, args):
     assert main([str(a) for a in args]) == 2
     err = capsys.readouterr().err
@@ -146,7 +214,30 @@ def test_adapting_with_certificates_says_what_is_certified(copy, capsys):
     assert "log too small" in stored["merpo"]["3"][0]["sentence"]
     assert read_record(copy).adapted["certified"] is True
     policies = merpo.PolicySet.load(copy / "policies" / "merpo.safetensors")
-    assert policies.policy(0, 3).certificate.to_json() == stored["merpo"]["3"][0]
+    policy = policies.policy(0, 3)
+    assert policy.certificate.to_json() == stored["merpo"]["3"][0]
+    assert policy.stands_in
+    out = copy / "p.onnx"
+    assert "not the adapted policy" in complaint(capsys, ["export", copy, "--insist", "--out", out])
+    assert main(["export", str(copy), "--out", str(out)]) == 0
+    assert "clone of the logged behaviour in its place" in capsys.readouterr().out
+    assert json.loads((copy / "p.onnx.card.json").read_text())["method"]["stands_in"] is True
+
+
+def test_insisted_policies_are_exported_only_if_one_insists_again(copy, capsys):
+    out = copy / "p.onnx"
+    to = ["--tasks", "task-041", "--certify", "--insist"]
+    assert main(["adapt", str(copy), "--methods", "merpo", *to]) == 0
+    assert not merpo.PolicySet.load(copy / "policies" / "merpo.safetensors").policy(0).stands_in
+    assert "not certified" in complaint(capsys, ["export", copy, "--out", out])
+    assert not out.exists()
+    assert main(["export", str(copy), "--insist", "--out", str(out)]) == 0
+    adapted = out.read_bytes()
+    # with clones in the run, one of them is what is exported
+    assert main(["adapt", str(copy), "--methods", "bc", *to]) == 0
+    assert main(["export", str(copy), "--out", str(out)]) == 0
+    assert "clone of the logged behaviour" in capsys.readouterr().out
+    assert out.read_bytes() != adapted
 
 
 @pytest.fixture
@@ -160,6 +251,56 @@ def test_a_run_folder_that_exists_is_kept(home, copy, capsys):
     assert "already holds a run" in capsys.readouterr().err
     assert (copy / "checkpoint.safetensors").read_bytes() == before
     assert (copy / "policies" / "merpo.safetensors").exists()
+
+
+def learned_files(folder):
+    names = ("checkpoint.safetensors", "metrics.jsonl", "curves/train.safetensors", "policies/merpo.safetensors")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_stopped_commands_are_resumed_to_the_same_bits(home, run, tmp_path, monkeypatch, capsys):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    out, flags = tmp_path / "resumed", ("--seeds", "0", "3", "--alpha", "0.3", "--checkpoint-every", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(merpo.Meta, "save", stop)
+        assert train(home, out, *flags, "--resume") == 130  # begins it
+    assert sorted(p.name for p in (out / "resume").glob("*")) == [
+        ".lock", "meta-model-0.safetensors", "meta-model-3.safetensors", "meta-training.safetensors",
+        "models-0.safetensors", "models-3.safetensors", "work.json",
+    ]  # fmt: skip
+    capsys.readouterr()
+    assert train(home, out, *flags) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert train(home, out, "--seeds", "0", "4", "--alpha", "0.3", "--resume") == 2
+    assert "seeds: [0, 3] -> [0, 4]" in capsys.readouterr().err
+    assert train(home, out, "--seeds", "0", "3", "--resume") == 2
+    assert "rac.alpha: 0.3 -> " in capsys.readouterr().err
+    assert train(home, out, *flags, "--resume", "--overwrite") == 2
+    assert "contradict" in capsys.readouterr().err
+    assert "no finished run" in complaint(capsys, ["adapt", out])
+    assert train(home, out, *flags, "--resume") == 0
+    assert not (out / "resume").exists()
+
+    adapting = ["adapt", str(out), "--tasks", "task-041", "task-044", "--episodes", "1", "--resume"]
+    with monkeypatch.context() as patch:
+        patch.setattr("merpo.commands.adapt.save_curves", stop)  # in rac, after meta-policy and bc
+        assert main([*adapting, "--checkpoint-every", "0"]) == 130
+    assert read_record(out).adapted["methods"] == ["meta-policy", "bc"]
+    begun = {p.name: p.stat().st_mtime_ns for p in (out / "policies").glob("[bm]*")}
+    assert main(adapting) == 0
+    assert {p.name: p.stat().st_mtime_ns for p in (out / "policies").glob("[bm]*")}.items() >= begun.items()
+    assert read_record(out).adapted == read_record(run).adapted
+    assert learned_files(out) == learned_files(run)
+    assert not (out / "resume").exists()
+
+    capsys.readouterr()
+    assert train(home, out, *flags, "--resume") == 0
+    assert "finished already" in capsys.readouterr().out
+    assert train(home, out, "--seeds", "0", "--alpha", "0.3", "--resume") == 2
+    assert "finished run with seeds=(0, 3), not (0,)" in capsys.readouterr().err
+    assert learned_files(out) == learned_files(run)
 
 
 def test_checkpoint_of_another_configuration(copy, capsys):
@@ -239,7 +380,7 @@ def script(home, *args):
 def test_help_names_every_command():
     done = script(None, "--help")
     assert done.returncode == 0
-    for command in ("train", "adapt", "evaluate", "data", "behaviour", "quickstart"):
+    for command in ("train", "adapt", "evaluate", "export", "report", "compare", "track", "data", "quickstart"):
         assert command in done.stdout
 
 

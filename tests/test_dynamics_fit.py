@@ -12,7 +12,18 @@ import merpo.tasks
 from merpo import DynamicsConfig
 from merpo.data import Preparation, stack
 from merpo.dynamics.ensemble import Ensemble, fit_scale, holdout_error
-from merpo.dynamics.fit import Rows, adapt_models, fit_steps, meta_chunk, optimiser, split_rows, take
+from merpo.dynamics.fit import (
+    Rows,
+    adapt_models,
+    fit_steps,
+    meta_chunk,
+    of_all_tasks,
+    of_task,
+    optimiser,
+    pool_chunk,
+    split_rows,
+    take,
+)
 from toys import ensemble, linear_set, linear_task, transitions, unit_scale
 
 CONFIG = DynamicsConfig(
@@ -75,7 +86,7 @@ def test_split_of_small_logs():
 
 def run_steps(model, data, rows, key, steps=CONFIG.inner_steps, config=CONFIG):
     opt = optimiser(config).init(model)
-    return fit_steps(model, opt, model, data, rows, unit_scale(2), key, steps, config, False)
+    return fit_steps(model, opt, model, of_task(data, rows, config), unit_scale(2), key, steps, config, False)
 
 
 fit_jit = eqx.filter_jit(run_steps)
@@ -119,7 +130,7 @@ def test_the_outer_step_is_its_formula(start):
     rows = split_rows(tasks, CONFIG, 0)
     assert np.asarray(rows.count).tolist() == [1, 1, 1]
     stacked, meta = stack(tasks), ensemble(0, 2, 1, CONFIG)
-    found, _ = meta_chunk(
+    found, *_ = meta_chunk(
         meta, stacked, rows, unit_scale(2), jax.random.key(5), jnp.asarray(start, jnp.int32),
         config=CONFIG, learn_termination=False, iterations=1, tasks_per_iteration=3,
     )  # fmt: skip
@@ -163,7 +174,7 @@ def test_from_the_meta_model_few_steps_reach_what_scratch_needs_many_for():
         jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *(t.transitions for t in train))
     )
     fresh = Ensemble.init(jax.random.key(1), 2, 2, config)
-    meta, _ = meta_chunk(
+    meta, *_ = meta_chunk(
         fresh, stack(train), split_rows(train, config, 0), scale, jax.random.key(2), jnp.asarray(0, jnp.int32),
         config=config, learn_termination=False, iterations=config.meta_iterations, tasks_per_iteration=16,
     )  # fmt: skip
@@ -188,7 +199,7 @@ def test_a_share_of_the_step_size():
     start = optimiser(config).init(model)
     run = jax.jit(
         lambda share: fit_steps(
-            model, start, model, data, rows, unit_scale(3), jax.random.key(0), 1, config, False, share
+            model, start, model, of_task(data, rows, config), unit_scale(3), jax.random.key(0), 1, config, False, share
         )[0]
     )
     whole, half, none = (run(jnp.float32(s)) for s in (1.0, 0.5, 0.0))
@@ -196,3 +207,39 @@ def test_a_share_of_the_step_size():
         np.testing.assert_array_equal(n, m)
         np.testing.assert_allclose(2 * (np.asarray(h) - m), np.asarray(w) - m, atol=1e-6)
         assert not np.array_equal(w, m)
+
+
+def test_pooled_batches_hold_training_rows_of_all_tasks_alike(tasks, rows):
+    """Rows are marked by task and row; a task with few rows is drawn as often as one with many; none is held out."""
+    stacked = stack(tasks)
+    shape = stacked.transitions.reward.shape
+    marks = (1000 * np.arange(shape[0])[:, None] + np.arange(shape[1])[None]).astype(np.float32)
+    marked = eqx.tree_at(lambda s: s.transitions.reward, stacked, jnp.asarray(marks))
+    config = replace(CONFIG, pool_batch=3000)
+    drawn = np.asarray(of_all_tasks(marked, rows, config)(jax.random.key(0)).reward).astype(int)
+    assert drawn.shape == (CONFIG.members, 3000)
+    for n in range(len(tasks)):
+        for member in range(CONFIG.members):
+            found = drawn[member][drawn[member] // 1000 == n] % 1000
+            boot = set(np.asarray(rows.boot[n, member])[: int(rows.count[n])].tolist())
+            assert set(found.tolist()) == boot
+            assert abs(len(found) / 3000 - 1 / len(tasks)) < 0.04
+
+
+def test_a_pooled_start_learns_what_tasks_share():
+    """Tasks alike: pooled steps alone bring phi_m to a small error on every task, where it began with a large one."""
+    tasks = [linear_task(f"t{i}", 80, i) for i in range(3)]
+    config = replace(CONFIG, hidden=(16,), pool_steps=600, pool_batch=64)
+    rows, stacked = split_rows(tasks, config, 0), stack(tasks)
+    flat = jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *(t.transitions for t in tasks))
+    scale, fresh = fit_scale(flat), ensemble(0, 2, 1, config)
+    model, state = fresh, optimiser(config).init(fresh)
+    for start in range(0, 600, 100):
+        model, state, _ = pool_chunk(
+            model, state, stacked, rows, scale, jax.random.key(0), jnp.asarray(start, jnp.int32),
+            config=config, learn_termination=False, steps=100,
+        )  # fmt: skip
+    for n in range(3):
+        held = take(pick(stacked.transitions, n), rows.held[n])
+        before, after = (holdout_error(m, held, rows.held_valid[n], scale).mean() for m in (fresh, model))
+        assert after < 0.1 < 0.5 < before

@@ -24,6 +24,10 @@ OUTSIDE_CORE = [
     "tyro",
     "matplotlib",
     "scipy",
+    "onnx",
+    "onnxruntime",
+    "tensorboardX",
+    "wandb",
     "merpo.tasks",
 ]
 
@@ -151,6 +155,7 @@ def loaded(code: str) -> list[str]:
         "import merpo",
         "import merpo.data, merpo.networks, merpo.dynamics, merpo.algorithms, merpo.guarantee",
         "import merpo.evaluation, merpo.runs, merpo.report",
+        "import merpo.deploy, merpo.report.page, merpo.runs.track",
     ],
 )
 def test_importing_loads_nothing_beyond_the_core(code):

@@ -150,6 +150,28 @@ def test_another_configuration_names_leaves_and_settings(path):
         load_checkpoint(path, eqx.tree_at(lambda s: s.key, make(jax.random.key(0)), jnp.zeros(2, jnp.uint32)))
 
 
+def test_settings_newer_than_the_file_have_their_defaults(tmp_path, state):
+    """A file written before a setting existed loads with that setting's default, and with no other value."""
+
+    @dataclass(frozen=True)
+    class Before:
+        hidden: tuple[int, ...] = (8, 8)
+
+    @dataclass(frozen=True)
+    class After:
+        hidden: tuple[int, ...] = (8, 8)
+        pushdown: str = "policy"
+
+    Before.__name__ = After.__name__ = "Settings"
+    where = tmp_path / "old.safetensors"
+    save_checkpoint(where, state, {}, Before())
+    same(load_checkpoint(where, state, After())[0], state)
+    with pytest.raises(ConfigError, match=r"pushdown: \(absent\) -> 'logsumexp'"):
+        load_checkpoint(where, state, After(pushdown="logsumexp"))
+    with pytest.raises(ConfigError, match=r"hidden: \[8, 8\] -> \[4\]"):
+        load_checkpoint(where, state, After((4,)))
+
+
 def test_every_cut_is_found(path, state):
     whole = path.read_bytes()
     for cut in [0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1]:

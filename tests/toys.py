@@ -52,6 +52,14 @@ def actor(seed: int, obs: int = 3, act: int = 2, hidden: tuple[int, ...] = (8,),
     return filled(lambda k: Actor(obs, act, hidden, k), seed, size)
 
 
+def gaussian_actor(mean, log_std):
+    """An actor whose action distribution is the given one at the observation zero (biases alone)."""
+    base = jax.tree.map(jnp.zeros_like, actor(0, 1, len(mean), hidden=()))
+    mean, log_std = np.asarray(mean, np.float64), np.asarray(log_std, np.float64)
+    bias = np.concatenate([5.0 * np.arctanh(mean / 5.0), np.arctanh((log_std + 5.0) / 3.0 - 1.0)])
+    return eqx.tree_at(lambda a: a.net.layers[0].bias, base, jnp.asarray(bias, jnp.float32))
+
+
 def critic(
     seed: int, obs: int = 3, act: int = 2, hidden: tuple[int, ...] = (8,), layer_norm: bool = False
 ) -> TwinCritic:

@@ -6,13 +6,16 @@ from merpo.algorithms.rac import RACConfig
 from merpo.api import MerPO, Meta, Policy, PolicySet, load
 from merpo.data import SetInfo, TaskData, TaskSet, Transitions, from_arrays
 from merpo.dynamics.ensemble import DynamicsConfig
-from merpo.errors import ConfigError, DataError, MerpoError, StorageError, UnknownNameError
+from merpo.errors import ConfigError, DataError, DivergenceError, MerpoError, StorageError, UnknownNameError
+from merpo.runs import Checkpoints
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checkpoints",
     "ConfigError",
     "DataError",
+    "DivergenceError",
     "DynamicsConfig",
     "MerPO",
     "MerPOConfig",

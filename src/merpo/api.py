@@ -9,7 +9,7 @@ action = policy(observation)
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,13 +29,16 @@ from merpo.algorithms.presets import default_config
 from merpo.algorithms.rivals import adapt as rivals
 from merpo.algorithms.rivals import contextual
 from merpo.algorithms.rivals.policies import PolicyNet, describe, skeleton
-from merpo.data import Preparation, SetInfo, TaskData, TaskSet, storage, validate
+from merpo.data import LogSummary, Preparation, SetInfo, TaskData, TaskSet, storage
 from merpo.dynamics.ensemble import Ensemble, TargetScale
-from merpo.errors import ConfigError, DataError, StorageError, UnknownNameError
+from merpo.errors import ConfigError, DataError, UnknownNameError
 from merpo.guarantee.certificate import Certificate
-from merpo.runs import from_json, load_checkpoint, read_meta, save_checkpoint, to_json
+from merpo.inputs import checked_seeds, checked_tasks, training_tasks
+from merpo.runs import Checkpoints, fingerprint, keeping, load_checkpoint, save_checkpoint, to_json, work_of
+from merpo.stored import META_KIND, POLICY_KIND, read_head
 
-META_KIND, POLICY_KIND = "merpo-meta", "merpo-policies"
+Checkpoint = Checkpoints | str | os.PathLike[str] | None
+"""Where the state of long work is kept: a folder, or `Checkpoints` to say how often too."""
 METHODS = ("meta-policy", "bc", *rivals.SINGLE_TASK, "rac", "merpo")
 """What `Meta.adapt_many` offers, in the order of tables."""
 
@@ -98,6 +101,12 @@ class Policy:
     name: str = "policy"
     certificate: Certificate | None = None
     """Whether it is better than what logged its data, where that was asked for."""
+    stands_in: bool = False
+    """Whether this is the clone of the logged behaviour, in place of a policy that was refused a certificate."""
+    seed: int | None = None
+    config: MerPOConfig | contextual.Settings | None = None
+    log: LogSummary | None = None
+    """The log that it was learned from, in figures."""
 
     def __call__(
         self, observation: Float[np.ndarray, "*n obs"], *, deterministic: bool = True, seed: int | None = None
@@ -118,6 +127,23 @@ class Policy:
                 raise ConfigError("seed=None: a stochastic action needs a seed. Pass seed=..., one per call.")
             action = _draw(self.actor, ready, jax.random.key(seed))
         return np.asarray(self.preparation.restore_action(np.asarray(action)), np.float32)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        insist: bool = False,
+        about: Mapping[str, Any] | None = None,
+    ) -> tuple[Path, Path, Path]:
+        """An ONNX or StableHLO file (by the ending of `path`) of the deterministic policy, with its policy card.
+
+        Raw observations in, actions in the system's units out, float32, any batch size; see `merpo.deploy.export`.
+        ConfigError for a policy that was refused a certificate and is not the clone, unless `insist`.
+        """
+        from merpo.deploy import export
+
+        return export(self, path, format, insist=insist, about=about)
 
 
 class PolicyTree(eqx.Module):
@@ -144,6 +170,10 @@ class PolicySet:
     """Hold-out error of the adapting model after 0, check_every, ... gradient steps."""
     certificates: tuple[tuple[Certificate, ...], ...] | None = None
     """One per seed and task, where certificates were asked for."""
+    insisted: bool = False
+    """Whether policies that were refused a certificate were kept; else clones stand in their place."""
+    logs: tuple[LogSummary, ...] | None = None
+    """The log of each task, in figures."""
 
     def policy(self, task: int | str, seed: int | None = None) -> Policy:
         """One of them, by the task's name or position and by seed (default: the first)."""
@@ -157,7 +187,11 @@ class PolicySet:
         s = 0 if seed is None else self.seeds.index(seed)
         actor = jax.tree.map(lambda x: x[s, t], self.tree.actor)
         certificate = None if self.certificates is None else self.certificates[s][t]
-        return Policy(actor, self.tree.preparation, self.info, f"{self.method}/{self.tasks[t]}", certificate)
+        stands_in = certificate is not None and not certificate.certified and not self.insisted
+        return Policy(
+            actor, self.tree.preparation, self.info, f"{self.method}/{self.tasks[t]}", certificate, stands_in,
+            self.seeds[s], self.config, None if self.logs is None else self.logs[t],
+        )  # fmt: skip
 
     def act(self, seed: int) -> Any:
         """All tasks' policies of one seed as a compiled `merpo.tasks.JaxPolicy`, for simulated evaluation."""
@@ -176,25 +210,27 @@ class PolicySet:
             "seeds": list(self.seeds),
             "network": describe(self.tree.actor),
             "certificates": self.certificates and [[c.to_json() for c in row] for row in self.certificates],
+            "insisted": self.insisted,
+            "logs": self.logs and [log.to_json() for log in self.logs],
         }
         save_checkpoint(Path(path), self.tree, meta, self.config)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> PolicySet:
         """What `save` wrote. StorageError for a damaged or foreign file."""
-        meta, config, info = read_checkpoint(path, POLICY_KIND)
-        shape = (len(meta["seeds"]), len(meta["tasks"]))
+        head = read_head(path, POLICY_KIND)
+        config, info, shape = head.config, head.info, (len(head.seeds), len(head.tasks))
 
         def make() -> PolicyTree:
-            actor = skeleton(meta["network"], info.obs_dim, info.act_dim)
+            actor = skeleton(head.network, info.obs_dim, info.act_dim)
             actor = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *x.shape)), actor)
             return PolicyTree(actor, Preparation.like(info.obs_dim, info.act_dim))
 
         tree, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config)
-        found = PolicySet(meta["method"], tree, info, tuple(meta["tasks"]), tuple(meta["seeds"]), config)
-        rows = meta.get("certificates") or ()
-        made = tuple(tuple(Certificate.from_json(c) for c in row) for row in rows)
-        return replace(found, certificates=made or None)
+        return PolicySet(
+            head.method, tree, info, head.tasks, head.seeds, config,
+            certificates=head.certificates, insisted=head.insisted, logs=head.logs,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -218,7 +254,7 @@ class Meta:
         logged them (`policy.certificate`); if that is not sure, the clone of the logged behaviour is returned in its
         place, unless `insist`.
         """
-        one = replace(self, learned=self._seed(0), seeds=self.seeds[:1])
+        one = self.only(self.seeds[0])
         if certify:
             from merpo.certified import adapt_certified
 
@@ -226,10 +262,16 @@ class Meta:
         return one.adapt_many([task], report=report).policy(0)
 
     def adapt_models(
-        self, tasks: TaskSet | Sequence[TaskData], *, report: Report = pipeline.silent
+        self,
+        tasks: TaskSet | Sequence[TaskData],
+        *,
+        checkpoint: Checkpoint = None,
+        report: Report = pipeline.silent,
     ) -> pipeline.NewTasks:
         """The meta-model adapted to several tasks, to share among methods: pass it to `adapt_many` as `models`."""
-        return pipeline.fit_new(self.learned, self._checked(tasks), self.info, self.config, self.seeds, report)
+        listed = self._checked(tasks)
+        with keeping(checkpoint, lambda: self._work(listed)) as keeper:
+            return pipeline.fit_new(self.learned, listed, self.info, self.config, self.seeds, report, keeper)
 
     def adapt_many(
         self,
@@ -238,6 +280,7 @@ class Meta:
         *,
         models: pipeline.NewTasks | None = None,
         settings: rivals.Settings | None = None,
+        checkpoint: Checkpoint = None,
         report: Report = pipeline.silent,
     ) -> PolicySet:
         """Policies for several new tasks and every seed, in one compiled loop.
@@ -246,16 +289,19 @@ class Meta:
         a rival that has the new log alone: `combo` (`combo+meta-model` has the adapted model too), `td3+bc`, `iql`.
         `models`: of the same tasks, from `adapt_models`; adapted here when not given.
         `settings`: of `td3+bc` or `iql`; by default the paper's with the budget of MerPO's adaptation.
+        `checkpoint`: as in `MerPO.fit`; one folder can serve all methods of an adaptation. Rivals keep no state.
         """
         listed = self._checked(tasks)
         names = tuple(t.name for t in listed)
         curves, errors = None, None
 
         def new() -> pipeline.NewTasks:
-            return models or pipeline.fit_new(self.learned, listed, self.info, self.config, self.seeds, report)
+            return models or self.adapt_models(listed, checkpoint=checkpoint, report=report)
 
         if method in ("merpo", "rac"):
-            found = pipeline.adapt(self.learned, new(), self.info, self.config, self.seeds, method, report)
+            models = new()
+            with keeping(checkpoint, lambda: self._work(listed)) as keeper:
+                found = pipeline.adapt(self.learned, models, self.info, self.config, self.seeds, method, report, keeper)
             actor, curves, errors = found.actor, found.metrics, found.model_error
         elif method == "bc":
             actor = pipeline.clone_tasks(listed, self.learned.preparation, self.info, self.config, self.seeds)
@@ -268,7 +314,8 @@ class Meta:
         else:
             raise ConfigError(f"method={method!r}: expected any of {', '.join(METHODS)}.")
         tree = PolicyTree(actor, self.learned.preparation)
-        return PolicySet(method, tree, self.info, names, self.seeds, self.config, curves, errors)
+        logs = tuple(LogSummary.of(t, self.info) for t in listed)
+        return PolicySet(method, tree, self.info, names, self.seeds, self.config, curves, errors, logs=logs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One safetensors file with the configuration inside; loading it never executes code."""
@@ -278,8 +325,8 @@ class Meta:
     @staticmethod
     def load(path: str | os.PathLike[str], config: MerPOConfig | None = None) -> Meta:
         """What `save` wrote; with `config`, ConfigError if the file belongs to another configuration."""
-        meta, stored, info = read_checkpoint(path, META_KIND)
-        seeds = tuple(meta["seeds"])
+        head = read_head(path, META_KIND)
+        stored, info, seeds = head.config, head.info, head.seeds
 
         def make() -> Learned:
             keys = jax.random.split(jax.random.key(0), len(seeds))
@@ -297,59 +344,22 @@ class Meta:
         learned, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config or stored)
         return Meta(learned, info, stored, seeds)
 
-    def _seed(self, i: int) -> Learned:
-        old = self.learned
+    def only(self, seed: int) -> Meta:
+        """The same for one of its seeds."""
+        if seed not in self.seeds:
+            raise UnknownNameError(f"seed={seed}: expected one of {self.seeds}, which were trained.")
+        i, old = self.seeds.index(seed), self.learned
         of_seeds = (old.meta_model, old.meta_actor, old.meta_critic, old.context)
         model, actor, critic, context = jax.tree.map(lambda x: x[i : i + 1], of_seeds)
-        return Learned(model, actor, critic, context, old.scale, old.preparation)
+        learned = Learned(model, actor, critic, context, old.scale, old.preparation)
+        return replace(self, learned=learned, seeds=(seed,))
+
+    def _work(self, tasks: Sequence[TaskData]) -> dict[str, Any]:
+        work = work_of("adapt", tasks, self.info, self.config, self.seeds)
+        return work | {"learned": fingerprint(self.learned)}
 
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
         return checked_tasks(tasks, self.info)
-
-
-def checked_tasks(tasks: TaskSet | Sequence[TaskData], info: SetInfo) -> list[TaskData]:
-    """New tasks that fit what was learned: same family, dimensions and bounds, finite values. Else DataError."""
-    listed = list(tasks)
-    if isinstance(tasks, TaskSet) and tasks.info.family != info.family:
-        raise DataError(
-            f"tasks are of the family {tasks.info.family!r}: expected {info.family!r}, which was learned from."
-        )
-    if not listed:
-        raise DataError("tasks is empty: expected at least one task to adapt to.")
-    validate(TaskSet(info, tuple(replace(t, split="train") for t in listed)), on_constant="keep")
-    return listed
-
-
-def read_checkpoint(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], Any, SetInfo]:
-    """Meta, configuration and set of a checkpoint of this kind. StorageError for another file."""
-    meta = read_meta(Path(path))
-    if meta.get("kind") != kind:
-        raise StorageError(
-            f"{path}: a checkpoint of kind {meta.get('kind')!r}, expected {kind!r}. Give the other file of the run."
-        )
-    kinds: tuple[type[Any], ...] = (MerPOConfig, *contextual.CONFIGS)
-    configs = {c.__name__: c for c in kinds}
-    return meta, from_json(configs[meta["config_type"]], meta["config"]), from_json(SetInfo, meta["info"])
-
-
-def checked_seeds(seed: int, seeds: Sequence[int] | None) -> tuple[int, ...]:
-    """`seeds`, or `seed` alone; ConfigError unless they are distinct whole numbers >= 0."""
-    found = tuple(int(s) for s in (seeds if seeds is not None else (seed,)))
-    if not found or min(found) < 0 or len(set(found)) < len(found):
-        raise ConfigError(f"seeds={found}: expected distinct whole numbers >= 0, at least one.")
-    return found
-
-
-def training_tasks(tasks: TaskSet, config: MerPOConfig, on_constant: str) -> TaskSet:
-    """The validated training tasks, with the discount that is learned with. DataError if there are none."""
-    used = tasks.train
-    if not len(used):
-        raise DataError(
-            f"tasks has no training task among its {len(tasks)}: expected some with split='train'. Pass data.train."
-        )
-    validate(used, on_constant=on_constant)
-    gamma = config.rac.gamma
-    return used if gamma is None else replace(used, info=replace(used.info, gamma=gamma))
 
 
 class MerPO:
@@ -371,10 +381,17 @@ class MerPO:
         self.seeds = checked_seeds(seed, seeds)
         self.on_constant = on_constant
 
-    def fit(self, tasks: TaskSet, *, report: Report = pipeline.silent) -> Meta:
-        """Learn from the training tasks (`data.train`). Raises DataError for data that cannot be learned from."""
+    def fit(self, tasks: TaskSet, *, checkpoint: Checkpoint = None, report: Report = pipeline.silent) -> Meta:
+        """Learn from the training tasks (`data.train`).
+
+        With `checkpoint`, a folder, the state is kept there about once a minute; after a kill the same call goes on
+        from it, to the same bits as without the kill. Delete the folder when the result is saved.
+        Raises DataError for data that cannot be learned from, DivergenceError where learning diverges, ConfigError
+        for a folder with the state of other data, settings or seeds.
+        """
         config = self.config or default_config(tasks.info)
-        used = training_tasks(tasks, config, self.on_constant)
+        used = training_tasks(tasks, config.rac.gamma, self.on_constant)
         preparation = Preparation.fit(used)
-        learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report)
+        with keeping(checkpoint, lambda: work_of("fit", used.tasks, used.info, config, self.seeds)) as keeper:
+            learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report, keeper)
         return Meta(learned, used.info, config, self.seeds, curves)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from merpo.data import LogSummary
 from merpo.errors import ConfigError
 from merpo.evaluation.offpolicy import Target
 from merpo.guarantee.certificate import Certificate, CertificateConfig, certify, choose, split_log
@@ -58,7 +59,8 @@ def adapt_certified(
     )  # fmt: skip
     if not insist and not all(c.certified for row in made for c in row):
         found = _fall_back(found, meta.adapt_many(tasks, "bc"), made)
-    return replace(found, certificates=made)
+    logs = tuple(LogSummary.of(t, meta.info) for t in tasks)
+    return replace(found, certificates=made, insisted=insist, logs=logs)
 
 
 def _chosen(

@@ -22,6 +22,11 @@ EXTRAS = {
     "h5py": "data",
     "pyarrow": "tables",
     "PIL": "data",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "flatbuffers": "export",
+    "tensorboardX": "tensorboard",
+    "wandb": "wandb",
 }
 """Which extra brings a package that may be missing."""
 
@@ -80,17 +85,25 @@ def _run(args: list[str]) -> None:
 
     from merpo.commands.adapt import Adapt, run_adapt
     from merpo.commands.behaviour import Behaviour, run_behaviour
+    from merpo.commands.compare import Compare, run_compare
     from merpo.commands.data import Data, run_data
     from merpo.commands.evaluate import Evaluate, run_evaluate
+    from merpo.commands.export import Export, run_export
     from merpo.commands.quickstart import Quickstart, run_quickstart
+    from merpo.commands.report import Report, run_report
     from merpo.commands.session import use_compilation_cache
     from merpo.commands.theory import Theory, run_theory
+    from merpo.commands.track import Track, run_track
     from merpo.commands.train import Train, run_train
 
     runners: dict[type, Callable[[Any], None]] = {
         Train: run_train,
         Adapt: run_adapt,
         Evaluate: run_evaluate,
+        Report: run_report,
+        Compare: run_compare,
+        Export: run_export,
+        Track: run_track,
         Data: run_data,
         Behaviour: run_behaviour,
         Quickstart: run_quickstart,
@@ -100,6 +113,10 @@ def _run(args: list[str]) -> None:
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Adapt, tyro.conf.subcommand("adapt")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Compare, tyro.conf.subcommand("compare")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
+        | Annotated[Track, tyro.conf.subcommand("track")]
         | Annotated[Data, tyro.conf.subcommand("data")]
         | Annotated[Behaviour, tyro.conf.subcommand("behaviour")]
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]

@@ -15,7 +15,6 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from merpo.algorithms.pipeline import Report, silent
 from merpo.algorithms.presets import default_config
 from merpo.algorithms.rivals import contextual
 from merpo.algorithms.rivals.contextual import (
@@ -32,20 +31,14 @@ from merpo.algorithms.rivals.contextual import (
 from merpo.algorithms.rivals.encoders import Conditioned
 from merpo.algorithms.rivals.iql import IQLConfig
 from merpo.algorithms.rivals.td3bc import TD3BCConfig
-from merpo.api import (
-    Policy,
-    PolicySet,
-    PolicyTree,
-    checked_seeds,
-    checked_tasks,
-    read_checkpoint,
-    training_tasks,
-)
-from merpo.data import Preparation, SetInfo, TaskData, TaskSet
+from merpo.algorithms.rounds import Report, silent
+from merpo.api import Policy, PolicySet, PolicyTree
+from merpo.data import LogSummary, Preparation, SetInfo, TaskData, TaskSet
 from merpo.errors import ConfigError
+from merpo.inputs import checked_seeds, checked_tasks, training_tasks
 from merpo.runs import load_checkpoint, save_checkpoint, to_json
+from merpo.stored import LEARNER_KIND, read_head
 
-KIND = "merpo-context-learner"
 METHODS = tuple(CONTEXT)
 """Context learners, in the order of tables."""
 
@@ -81,26 +74,27 @@ class ContextMeta:
         actor = contextual.adapt(self.tree.learned, listed, self.info, self.tree.preparation)
         names = tuple(t.name for t in listed)
         tree = PolicyTree(actor, self.tree.preparation)
-        return PolicySet(self.method, tree, self.info, names, self.seeds, self.config)
+        logs = tuple(LogSummary.of(t, self.info) for t in listed)
+        return PolicySet(self.method, tree, self.info, names, self.seeds, self.config, logs=logs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One safetensors file with the settings inside; loading it never executes code."""
-        meta = {"kind": KIND, "method": self.method, "info": to_json(self.info), "seeds": list(self.seeds)}
+        meta = {"kind": LEARNER_KIND, "method": self.method, "info": to_json(self.info), "seeds": list(self.seeds)}
         save_checkpoint(Path(path), self.tree, meta, self.config)
 
     @staticmethod
     def load(path: str | os.PathLike[str], config: Settings | None = None) -> ContextMeta:
         """What `save` wrote; with `config`, ConfigError if the file belongs to other settings."""
-        meta, stored, info = read_checkpoint(path, KIND)
-        algorithm = CONTEXT[meta["method"]][0]
+        head = read_head(path, LEARNER_KIND)
+        stored, info, algorithm = head.config, head.info, CONTEXT[head.method][0]
 
         def make() -> LearnedTree:
-            keys = jax.random.split(jax.random.key(0), len(meta["seeds"]))
+            keys = jax.random.split(jax.random.key(0), len(head.seeds))
             states = jax.vmap(lambda k: algorithm.init(k, info.obs_dim, info.act_dim, stored))(keys)
             return LearnedTree(algorithm.learned(states), Preparation.like(info.obs_dim, info.act_dim))
 
         tree, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config or stored)
-        return ContextMeta(meta["method"], tree, info, stored, tuple(meta["seeds"]))
+        return ContextMeta(head.method, tree, info, stored, head.seeds)
 
 
 class ContextLearner:
@@ -132,7 +126,7 @@ class ContextLearner:
     def fit(self, tasks: TaskSet, *, report: Report = silent) -> ContextMeta:
         """Learn from the training tasks (`data.train`). Raises DataError for data that cannot be learned from."""
         base = default_config(tasks.info)
-        used = training_tasks(tasks, base, self.on_constant)
+        used = training_tasks(tasks, base.rac.gamma, self.on_constant)
         config = self.config or budgeted(self.method, base)
         preparation = Preparation.fit(used)
         learned, curves = contextual.fit(self.method, used.tasks, used.info, preparation, config, self.seeds, report)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from merpo.algorithms.rac import clone_term
+from merpo.algorithms.divergences import clone_term
 from merpo.data.types import Transitions
 from merpo.dynamics.fit import map_groups
 from merpo.networks import Actor

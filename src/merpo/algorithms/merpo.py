@@ -24,7 +24,7 @@ from merpo.dynamics.ensemble import DynamicsConfig, TargetScale
 from merpo.dynamics.fit import FittedModel, map_groups
 from merpo.dynamics.imagination import Ring, imagine
 from merpo.dynamics.termination import Termination
-from merpo.errors import ConfigError
+from merpo.errors import LARGEST_WIDTH, ConfigError, check_count
 from merpo.networks import Actor, TwinCritic
 
 
@@ -65,13 +65,12 @@ class MerPOConfig:
     def __post_init__(self) -> None:
         counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_batch", "group", "bc_updates")
         for name in (*counts, "tasks_per_iteration"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 1.")
+            check_count(name, getattr(self, name))
         if not 0.0 < self.meta_lr < 1.0:
             raise ConfigError(f"meta_lr={self.meta_lr}: expected a step size in (0, 1), e.g. 1e-3.")
         if not 0.0 <= self.meta_ramp <= 1.0:
             raise ConfigError(f"meta_ramp={self.meta_ramp}: expected a share in [0, 1].")
-        if self.context < 0:
+        if not 0 <= self.context <= LARGEST_WIDTH:
             raise ConfigError(f"context={self.context}: expected a length >= 0, where 0 stands for no context.")
         if self.rac.imagine_every % self.meta_every:
             raise ConfigError(
@@ -256,7 +255,7 @@ def meta_jobs(
         return jobs.data.obs[task, index], jobs.data.action[task, index]
 
     obs, action = (jnp.swapaxes(_per_seed(x, seeds), 1, 2) for x in jax.vmap(rows)(jobs.task, _job_keys(key, jobs)))
-    weight = jnp.exp(state.learners.log_lam) * (1.0 - jobs.weights.alpha)
+    weight = jnp.exp(state.learners.log_lam) * (1.0 - state.learners.alpha(jobs.weights, config.rac))
     own = jax.tree.map(lambda x: _per_seed(x, seeds), (state.learners.actor, state.learners.critic))
     share = rac.step_share(state.learners.step[0], jobs.weights.pace[0], config.rac.lr_final)
     seed_keys = jax.vmap(lambda s: jax.random.split(jax.random.fold_in(key, s), config.meta_steps))(

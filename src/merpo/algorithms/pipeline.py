@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -13,25 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from merpo.algorithms import bc, merpo, rac
+from merpo.algorithms import merpo, rac
 from merpo.algorithms.context import Context, choose_probes, fit_context
+from merpo.algorithms.health import Where, check_figures
+from merpo.algorithms.keeper import FORGETFUL, Keeper
 from merpo.algorithms.merpo import Jobs, MerPOConfig, MetaState
 from merpo.algorithms.rac import Weights
+from merpo.algorithms.rounds import Report, run_rounds, silent
+from merpo.algorithms.stages import Batch, clone_policies, fit_behaviour, fit_meta_model, fit_models, make_batch
 from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.prepare import Preparation
-from merpo.data.types import SetInfo, Stacked, TaskData, stack
-from merpo.dynamics import fit as dyn
+from merpo.data.types import SetInfo, TaskData
 from merpo.dynamics.ensemble import Ensemble, TargetScale, fit_scale
-from merpo.dynamics.fit import FittedModel, Rows
+from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.termination import Termination
 from merpo.networks import Actor, TwinCritic
-
-Report = Callable[[str, int, int, dict[str, float]], None]
-"""Called as `report(stage, done, total, figures)` after every chunk."""
-
-
-def silent(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-    """The default report: nothing."""
 
 
 class Learned(eqx.Module):
@@ -43,13 +39,6 @@ class Learned(eqx.Module):
     context: Context
     scale: TargetScale
     preparation: Preparation
-
-
-class Batch(eqx.Module):
-    """A stack of prepared tasks with their hold-out rows."""
-
-    stacked: Stacked
-    rows: Rows
 
 
 @dataclass(frozen=True)
@@ -70,36 +59,6 @@ def termination_rule(info: SetInfo, preparation: Preparation) -> Termination:
     return Termination(info.termination, jnp.asarray(index), jnp.asarray(low), jnp.asarray(high))
 
 
-def make_batch(tasks: Sequence[TaskData], preparation: Preparation, config: MerPOConfig, seed: int) -> Batch:
-    """Prepare, stack, and choose hold-out episodes (seeded)."""
-    ready = [preparation.task(t) for t in tasks]
-    return Batch(stack(ready), dyn.split_rows(ready, config.dynamics, seed))
-
-
-def fit_meta_model(
-    batch: Batch,
-    scale: TargetScale,
-    key: PRNGKeyArray,
-    info: SetInfo,
-    learn_termination: bool,
-    config: MerPOConfig,
-    report: Report = silent,
-) -> Ensemble:
-    """phi_m by proximal meta-learning over the batch's tasks."""
-    k_init, k_run = jax.random.split(key)
-    meta = Ensemble.init(k_init, info.obs_dim, info.act_dim, config.dynamics)
-    total, chunk = config.dynamics.meta_iterations, 10
-    tasks = int(batch.rows.count.shape[0])
-    for start in range(0, total, chunk):
-        meta, nll = dyn.meta_chunk(
-            meta, batch.stacked, batch.rows, scale, k_run, jnp.asarray(start, jnp.int32),
-            config=config.dynamics, learn_termination=learn_termination,
-            iterations=min(chunk, total - start), tasks_per_iteration=min(config.tasks_per_iteration, tasks),
-        )  # fmt: skip
-        report("meta-model", min(start + chunk, total), total, {"nll": float(nll[-1])})
-    return meta
-
-
 def make_jobs(
     batch: Batch,
     fitted: FittedModel,
@@ -112,8 +71,9 @@ def make_jobs(
     beta: float,
     updates: int,
     ramp: float = 0.0,
+    behaviour: Actor | None = None,
 ) -> Jobs:
-    """One job per (seed, task), seeds outermost; `fitted`, `floor` and `z` have that leading axis already."""
+    """One job per (seed, task), seeds outermost; what is given per job has that leading axis already."""
     tasks = int(batch.rows.count.shape[0])
     jobs = tasks * len(seeds)
     weights = Weights(
@@ -122,6 +82,7 @@ def make_jobs(
         floor=floor,
         pace=jnp.full((jobs,), 1.0 / updates, jnp.float32),
         ramp=jnp.full((jobs,), ramp, jnp.float32),
+        behaviour=behaviour,
     )
     index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(seeds))
     seed = jnp.repeat(jnp.asarray(seeds, jnp.int32), tasks)
@@ -135,20 +96,6 @@ def contexts(context: Context, models: FittedModel, seeds: int) -> Float[Array, 
     return jax.vmap(lambda c, m: c(m))(jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), context), models)
 
 
-def clone_policies(batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, config: MerPOConfig) -> bc.Cloned:
-    """Behaviour cloning of every task for every seed's key: [job] leaves, seeds outermost."""
-    tasks = int(batch.rows.count.shape[0])
-    job_keys = jnp.concatenate([jax.random.split(k, 2 * tasks).reshape(2, tasks) for k in keys], axis=1)
-    actors = jax.vmap(lambda k: Actor(info.obs_dim, info.act_dim, config.rac.actor_hidden, k))(job_keys[0])
-    index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(keys))
-    rows = batch.rows
-    return bc.clone_jobs(
-        actors, batch.stacked.transitions, index, rows.train[index],
-        rows.count[index], rows.held[index], rows.held_valid[index], job_keys[1],
-        updates=config.bc_updates, batch=config.rac.batch, learning_rate=1e-3, group=config.group,
-    )  # fmt: skip
-
-
 def clone_tasks(
     tasks: Sequence[TaskData],
     preparation: Preparation,
@@ -159,6 +106,8 @@ def clone_tasks(
     """Behaviour cloning of new tasks: actors with [seed, task] leaves."""
     keys = [jax.random.fold_in(jax.random.key(s), 6) for s in seeds]
     cloned = clone_policies(make_batch(tasks, preparation, config, seed=1), keys, info, config)
+    where = Where("behaviour cloning", tuple(seeds), tuple(t.name for t in tasks), config)
+    check_figures({"bc/nll": np.asarray(cloned.nll)}, where, "on the hold-out")
     return jax.tree.map(lambda x: x.reshape(len(seeds), len(tasks), *x.shape[1:]), cloned.actor)
 
 
@@ -169,21 +118,24 @@ def fit(
     config: MerPOConfig,
     seeds: Sequence[int] = (0,),
     report: Report = silent,
+    keeper: Keeper = FORGETFUL,
 ) -> tuple[Learned, dict[str, Float[np.ndarray, "round seed task"]]]:
-    """Meta-train on the tasks, all seeds side by side. Returns what is learned and the learning curves."""
+    """Meta-train on the tasks, all seeds side by side. Returns what is learned and the learning curves.
+
+    Work that `keeper` has from an earlier process is taken up, to the same bits. Raises DivergenceError.
+    """
     batch = make_batch(tasks, preparation, config, seed=0)
     termination = termination_rule(info, preparation)
     flat = [preparation.task(t).transitions for t in tasks]
     scale = fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat))
+    names = tuple(t.name for t in tasks)
 
     def models_of(seed: int) -> tuple[Ensemble, FittedModel]:
         k_meta, k_adapt = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1))
         heard = report if seed == seeds[0] else silent  # seeds keep step; one of them tells how far they are
-        meta = fit_meta_model(batch, scale, k_meta, info, termination.learned, config, heard)
-        models, _ = dyn.adapt_models(
-            meta, batch.stacked, batch.rows, scale, k_adapt,
-            config=config.dynamics, learn_termination=termination.learned,
-        )  # fmt: skip
+        where = Where("the meta-model", (seed,), names, config)
+        meta = fit_meta_model(batch, scale, k_meta, info, termination.learned, where, heard, keeper)
+        models, _ = fit_models(meta, batch, scale, k_adapt, termination.learned, where, keeper)
         return meta, models
 
     metas, fitted = zip(*side_by_side(models_of, seeds), strict=True)
@@ -191,11 +143,9 @@ def fit(
     context = _stacked([fit_context(models, probes, config.context) for models in fitted])
     models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
 
-    count = len(tasks) * len(seeds)
-    floor = jnp.zeros((count,), jnp.float32)
-    if config.rac.lam_mode == "dual":
-        keys = [jax.random.fold_in(jax.random.key(s), 2) for s in seeds]
-        floor = clone_policies(batch, keys, info, config).nll
+    where = Where("meta-training", tuple(seeds), names, config)
+    keys = [jax.random.fold_in(jax.random.key(s), 2) for s in seeds]
+    floor, behaviour = fit_behaviour(batch, keys, info, where, keeper)
     z = contexts(context, models, len(seeds))
     jobs = make_jobs(
         batch,
@@ -209,11 +159,12 @@ def fit(
         config.rac.beta,
         config.train_updates,
         config.meta_ramp,
+        behaviour,
     )
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 3) for s in seeds])
     state = merpo.init_meta(init_keys, z, info.obs_dim, info.act_dim, config)
     key = jax.random.key(4)  # every job folds its own seed in
-    state, metrics = train(state, jobs, key, len(seeds), info.gamma, config, report)
+    state, metrics = train(state, jobs, key, info.gamma, where, report, keeper)
     learned = Learned(_stacked(metas), state.metas.actor, state.metas.critic, context, scale, preparation)
     return learned, metrics
 
@@ -222,75 +173,33 @@ def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
-def _joined(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
-
-
 def train(
     state: MetaState,
     jobs: Jobs,
     key: PRNGKeyArray,
-    seeds: int,
     gamma: float,
-    config: MerPOConfig,
+    where: Where,
     report: Report = silent,
-) -> tuple[MetaState, dict[str, np.ndarray]]:
+    keeper: Keeper = FORGETFUL,
+) -> tuple[MetaState, dict[str, Float[np.ndarray, "round seed task"]]]:
     """Run `train_updates` round by round. Seeds share nothing, so on a CPU their chunks run side by side."""
-    tasks = jobs.task.shape[0] // seeds
+    config, seeds, tasks = where.config, len(where.seeds), len(where.tasks)
     of_seeds = cuts(seeds, seeds if cores() > 1 else 1)
-    own = [slice(c.start * tasks, c.stop * tasks) for c in of_seeds]
-
-    def pick(c: slice, o: slice) -> MetaState:
-        learners, rings = jax.tree.map(lambda x: jnp.copy(x[o]), (state.learners, state.rings))
-        return MetaState(learners, rings, jax.tree.map(lambda x: jnp.copy(x[c]), state.metas))
 
     def advance(state: MetaState, part: Jobs, i: int) -> tuple[MetaState, dict[str, Array]]:
         return merpo.train_chunk(
             state, part, key, jnp.asarray(i, jnp.int32), rounds=1, seeds=of_seeds[0].stop, gamma=gamma, config=config
         )
 
-    # chunks donate their input: no two leaves may share a buffer
-    states = [pick(c, o) for c, o in zip(of_seeds, own, strict=True)]
-    states, curves = _rounds(
-        advance, states, [jobs.part(o) for o in own], config.train_updates, config, "meta-training", report
-    )
-    return _joined(states), _curves(curves, seeds)
-
-
-def _rounds(
-    advance: Callable[[Any, Any, int], tuple[Any, dict[str, Array]]],
-    states: list[Any],
-    parts: Sequence[Any],
-    updates: int,
-    config: MerPOConfig,
-    stage: str,
-    report: Report,
-) -> tuple[list[Any], list[dict[str, np.ndarray]]]:
-    """Advance every part round by round, the parts of a round side by side, and report after each round."""
-    curves = []
-    every = config.rac.imagine_every
-    for i in range(updates // every):
-
-        def work(part: tuple[Any, Any], i: int = i) -> tuple[Any, dict[str, np.ndarray]]:
-            state, metrics = advance(*part, i)
-            return state, jax.device_get(metrics)
-
-        done = side_by_side(work, list(zip(states, parts, strict=True)))
-        states, found = (list(x) for x in zip(*done, strict=True))
-        curves.append({k: np.concatenate([m[k] for m in found], axis=1) for k in found[0]})
-        report(stage, (i + 1) * every, updates, {k: float(np.mean(v)) for k, v in curves[-1].items()})
-    return states, curves
-
-
-def _curves(chunks: list[dict[str, np.ndarray]], seeds: int) -> dict[str, np.ndarray]:
-    joined = {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
-    return {k: v.reshape(v.shape[0], seeds, v.shape[1] // seeds) for k, v in joined.items()}
+    parts = [jobs.part(slice(c.start * tasks, c.stop * tasks)) for c in of_seeds]
+    return run_rounds(advance, state, parts, config.train_updates, where, report, keeper, "meta-training")
 
 
 @dataclass(frozen=True)
 class NewTasks:
     """New tasks with their models adapted from phi_m: what every model-based method starts from."""
 
+    names: tuple[str, ...]
     batch: Batch
     termination: Termination
     models: FittedModel
@@ -306,23 +215,23 @@ def fit_new(
     config: MerPOConfig,
     seeds: Sequence[int] = (0,),
     report: Report = silent,
+    keeper: Keeper = FORGETFUL,
 ) -> NewTasks:
-    """Adapt the meta-model to every new task, for every seed."""
+    """Adapt the meta-model to every new task, for every seed. Raises DivergenceError."""
     batch = make_batch(tasks, learned.preparation, config, seed=1)
     termination = termination_rule(info, learned.preparation)
+    names = tuple(t.name for t in tasks)
 
     def models_of(i: int) -> tuple[FittedModel, np.ndarray]:
         k = jax.random.fold_in(jax.random.key(seeds[i]), 5)
         meta = jax.tree.map(itemgetter(i), learned.meta_model)
-        models, curve = dyn.adapt_models(
-            meta, batch.stacked, batch.rows, learned.scale, k,
-            config=config.dynamics, learn_termination=termination.learned,
-        )  # fmt: skip
-        return models, np.asarray(curve)
+        where = Where("adapting the models", (seeds[i],), names, config)
+        return fit_models(meta, batch, learned.scale, k, termination.learned, where, keeper)
 
     fitted, errors = zip(*side_by_side(models_of, range(len(seeds))), strict=True)
     report("adapting the models", len(seeds), len(seeds), {"error": float(np.mean([e[:, -1] for e in errors]))})
-    return NewTasks(batch, termination, _joined(fitted), np.stack(errors))
+    models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
+    return NewTasks(names, batch, termination, models, np.stack(errors))
 
 
 def adapt(
@@ -333,23 +242,26 @@ def adapt(
     seeds: Sequence[int] = (0,),
     method: str = "merpo",
     report: Report = silent,
+    keeper: Keeper = FORGETFUL,
 ) -> Adapted:
     """Policies for new tasks from their logs and adapted models.
 
     `merpo`: policy from pi_c, critics from the meta-critic, RAC against pi_c.
     `rac`: policy and critics from scratch, the objective without its last term: the learner without the meta-policy.
     """
+    if method == "rac":  # there is nothing to balance
+        config = replace(config, rac=replace(config.rac, alpha_mode="fixed"))
     batch, models = new.batch, new.models
     n = int(batch.rows.count.shape[0])
-    floor = jnp.zeros((n * len(seeds),), jnp.float32)
-    if config.rac.lam_mode == "dual":
-        keys = [jax.random.fold_in(jax.random.key(s), 6) for s in seeds]
-        floor = clone_policies(batch, keys, info, config).nll
+    where = Where(f"adapting ({method})", tuple(seeds), new.names, config)
+    keys = [jax.random.fold_in(jax.random.key(s), 6) for s in seeds]
+    floor, behaviour = fit_behaviour(batch, keys, info, where, keeper)
     alpha = config.rac.alpha if method == "merpo" else 1.0
     z = contexts(learned.context, models, len(seeds))
     jobs = make_jobs(
-        batch, models, learned.scale, new.termination, floor, z, seeds, alpha, config.rac.beta, config.adapt_updates
-    )
+        batch, models, learned.scale, new.termination, floor, z, seeds, alpha, config.rac.beta, config.adapt_updates,
+        behaviour=behaviour,
+    )  # fmt: skip
 
     init_keys = jnp.stack([jax.random.fold_in(jax.random.key(s), 7) for s in seeds])
     fresh_actor, fresh_critic = jax.tree.map(
@@ -372,14 +284,12 @@ def adapt(
         )
         return (learners, rings), metrics
 
-    own = cuts(n * len(seeds), cores())
-    # chunks donate their input: no two leaves may share a buffer
-    states = [jax.tree.map(lambda x, c=c: jnp.copy(x[c]), (learners, rings)) for c in own]
-    parts = [(jobs.part(c), jax.tree.map(lambda x, c=c: x[c], anchor)) for c in own]
-    states, metrics = _rounds(advance, states, parts, config.adapt_updates, config, f"adapting ({method})", report)
-    actors = _joined([learners.actor for learners, _ in states])
-    actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), actors)
-    return Adapted(actors, _curves(metrics, len(seeds)), new.error)
+    parts = [(jobs.part(c), jax.tree.map(lambda x, c=c: x[c], anchor)) for c in cuts(n * len(seeds), cores())]
+    state, metrics = run_rounds(
+        advance, (learners, rings), parts, config.adapt_updates, where, report, keeper, f"adapt-{method}"
+    )
+    actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), state[0].actor)
+    return Adapted(actors, metrics, new.error)
 
 
 def meta_policies(learned: Learned, new: NewTasks, seeds: Sequence[int]) -> Actor:

@@ -10,8 +10,7 @@ deviation of the reward, as in the tabular solution Q = B Q - beta (rho - d) / d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,107 +18,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from merpo.algorithms import balance
+from merpo.algorithms.conservatism import Pushed, bellman_target, candidates, choose, critic_loss
+from merpo.algorithms.divergences import Behaviour, RatioState, behaviour_term, init_ratio, meta_term, ratio_step
+from merpo.algorithms.rac_config import RACConfig
 from merpo.data.types import Transitions
-from merpo.errors import ConfigError
-from merpo.networks import Actor, TanhGaussian, TwinCritic
-
-
-@dataclass(frozen=True)
-class RACConfig:
-    """Settings of the within-task learner."""
-
-    actor_hidden: tuple[int, ...] = (256, 256, 256)
-    """Widths of the actor's hidden layers."""
-    critic_hidden: tuple[int, ...] = (256, 256, 256)
-    """Widths of each critic's hidden layers."""
-    critic_layer_norm: bool = True
-    """Layer normalisation in the critics: bounds extrapolation beyond the data."""
-    actor_lr: float = 3e-4
-    """Adam step size of the actor."""
-    critic_lr: float = 1e-3
-    """Adam step size of the critics."""
-    lr_final: float = 0.1
-    """Both step sizes fall linearly to this share over the phase (meta-training or adaptation)."""
-    gamma: float | None = None
-    """Discount used in learning; None takes the data set's. A shorter horizon converges in fewer updates."""
-    warmup: int = 0
-    """Updates at the start of a phase in which the actor only follows its anchors, while the critics learn to
-    evaluate it: improving on values that do not exist yet would only lead it astray."""
-    batch: int = 256
-    """Rows per update, real and imagined together."""
-    real_fraction: float = 0.5
-    """f of d_f = f D + (1 - f) model data."""
-    tau: float = 0.005
-    """Polyak rate of the target critics."""
-    alpha: float = 0.4
-    """Balance: 1 stays with the behaviour policy, 0 follows the meta-policy."""
-    lam: float = 0.1
-    """lambda, the weight of both divergences on the normalised value scale (the start of it with `lam_mode="dual"`)."""
-    lam_mode: Literal["fixed", "dual"] = "fixed"
-    """`dual`: lambda by dual ascent until alpha D(pi, pi_beta) + (1 - alpha) KL(pi || pi_c) = `lam_target`."""
-    lam_target: float = 0.5
-    """Divergence, in nats per action dimension, that dual ascent aims at."""
-    lam_lr: float = 1e-3
-    """Step of dual ascent on log lambda."""
-    lam_range: tuple[float, float] = (1e-3, 1e2)
-    """Bounds of lambda under dual ascent."""
-    beta: float = 0.1
-    """Conservatism: weight of the push-down in standard deviations of the reward."""
-    temperature: float = 1e-3
-    """Starting SAC temperature on the normalised value scale."""
-    target_entropy: float = -1.0
-    """SAC's entropy target, per action dimension; the temperature follows it by dual ascent."""
-    temperature_lr: float = 1e-3
-    """Step of dual ascent on the log temperature."""
-    rollout_length: int = 5
-    """Steps of each imagined rollout."""
-    rollout_rows: int = 500
-    """Start states per imagination and task; a multiple of the elites."""
-    imagine_every: int = 250
-    """Updates between two imaginations."""
-    buffer: int = 20_000
-    """Imagined transitions kept per task."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("alpha", 0.0, 1.0),
-            ("lr_final", 0.0, 1.0),
-            ("real_fraction", 0.0, 1.0),
-            ("tau", 0.0, 1.0),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name}={value}: expected a number in [{low:g}, {high:g}].")
-        if self.gamma is not None and not 0.0 <= self.gamma < 1.0:
-            raise ConfigError(f"gamma={self.gamma}: expected a discount in [0, 1), or None for the data set's own.")
-        for name in ("lam", "beta", "temperature"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name}={getattr(self, name)}: expected a finite weight >= 0.")
-        for name in ("actor_lr", "critic_lr", "lam_lr", "temperature_lr"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected a step size in [0, 1), e.g. 1e-3.")
-        if self.buffer < self.rollout_rows * self.rollout_length:
-            raise ConfigError(
-                f"buffer={self.buffer}: expected at least rollout_rows * rollout_length = "
-                f"{self.rollout_rows * self.rollout_length}, one imagination. Enlarge it."
-            )
-        for name in ("batch", "rollout_length", "rollout_rows", "imagine_every", "buffer"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 1.")
-        if not 1 <= self.real_rows < self.batch:
-            raise ConfigError(
-                f"real_fraction={self.real_fraction} of batch={self.batch} leaves no real or no imagined row: "
-                "choose a fraction strictly between."
-            )
-        if not 0.0 < self.lam_range[0] < self.lam_range[1]:
-            raise ConfigError(f"lam_range={self.lam_range}: expected 0 < low < high.")
-        if self.lam_mode not in ("fixed", "dual"):
-            raise ConfigError(f"lam_mode={self.lam_mode!r}: expected 'fixed' or 'dual'.")
-
-    @property
-    def real_rows(self) -> int:
-        """Real rows of each batch."""
-        return round(self.real_fraction * self.batch)
+from merpo.networks import Actor, TwinCritic
 
 
 class Weights(eqx.Module):
@@ -135,6 +39,8 @@ class Weights(eqx.Module):
     ramp: Float[Array, "*job"] = eqx.field(default_factory=lambda: jnp.zeros((), jnp.float32))
     """Share of the phase over which the term of pi_c grows to its full weight: a meta-policy that has yet to learn
     has nothing to say."""
+    behaviour: Actor | None = None
+    """pi_b, the fitted behaviour policy, where D(pi, pi_beta) is its `density`."""
 
 
 class Learner(eqx.Module):
@@ -150,10 +56,25 @@ class Learner(eqx.Module):
     actor_opt: optax.OptState
     critic_opt: optax.OptState
     step: Int[Array, ""]
+    ratio: RatioState | None = None
+    """c of the `dual` divergence."""
+    log_beta: Float[Array, ""] | None = None
+    """Under dual ascent on beta."""
+    balance: Float[Array, "*job"] | None = None
+    """b of an adaptive alpha."""
+
+    def alpha(self, weights: Weights, config: RACConfig) -> Float[Array, "*job"]:
+        """The balance as it is now."""
+        return weights.alpha if self.balance is None else balance.alpha_of(self.balance, config)
 
 
 def init(actor: Actor, critic: TwinCritic, config: RACConfig) -> Learner:
     """A fresh learner around the given networks (random ones, or pi_c and the meta-critic)."""
+    ratio = None
+    if config.behaviour == "dual":
+        layers = actor.net.layers
+        obs_dim, act_dim = layers[0].weight.shape[0], layers[-1].bias.shape[0] // 2
+        ratio = init_ratio(obs_dim, act_dim, config.critic_hidden, config.ratio_lr)
     return Learner(
         actor=actor,
         critic=critic,
@@ -164,6 +85,9 @@ def init(actor: Actor, critic: TwinCritic, config: RACConfig) -> Learner:
         actor_opt=optax.adam(config.actor_lr).init(actor),
         critic_opt=optax.adam(config.critic_lr).init(critic),
         step=jnp.zeros((), jnp.int32),
+        ratio=ratio,
+        log_beta=jnp.log(jnp.asarray(max(config.beta, 1e-8), jnp.float32)) if config.beta_mode == "dual" else None,
+        balance=balance.start(config) if config.alpha_mode == "adaptive" else None,
     )
 
 
@@ -187,51 +111,6 @@ def stepped(params: Any, steps: Any, share: Float[Array, ""]) -> Any:
     return jax.tree.map(lambda p, u: p + share * u, params, steps)
 
 
-def bellman_target(
-    target: TwinCritic, actor: Actor, batch: Transitions, gamma: float, key: PRNGKeyArray
-) -> Float[Array, " row"]:
-    """B^pi Qbar = r + gamma (1 - terminated) min_i Qbar_i(s', a'), a' ~ pi(.|s') (COMBO, eq. 2)."""
-    next_action = jnp.tanh(actor(batch.next_obs).sample_pre(key))
-    value = jnp.min(target(batch.next_obs, next_action), axis=0)
-    return batch.reward + gamma * jnp.where(batch.terminated, 0.0, value)
-
-
-def critic_loss(
-    critic: TwinCritic,
-    real: Transitions,
-    model: Transitions,
-    policy_action: Float[Array, "model_row act"],
-    y: Float[Array, " row"],
-    beta: Float[Array, ""],
-    fraction: float,
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """beta (E_{s~rho, a~pi}[Q] - E_D[Q]) + 1/2 E_{d_f}[(Q - y)^2], summed over both critics (COMBO, eq. 2).
-
-    `y` lists the targets of the real rows, then of the imagined ones. One pass evaluates all three groups.
-    """
-    n, m = real.reward.shape[0], model.reward.shape[0]
-    obs = jnp.concatenate([real.obs, model.obs, model.obs])
-    action = jnp.concatenate([real.action, model.action, policy_action])
-    q = critic(obs, action)
-    q_real, q_model, q_policy = q[:, :n], q[:, n : n + m], q[:, n + m :]
-    td_real = jnp.mean((q_real - y[None, :n]) ** 2, axis=1)
-    td_model = jnp.mean((q_model - y[None, n:]) ** 2, axis=1)
-    td = 0.5 * (fraction * td_real + (1.0 - fraction) * td_model)
-    gap = jnp.mean(q_policy, axis=1) - jnp.mean(q_real, axis=1)
-    metrics = {
-        "critic/td": jnp.mean(td),
-        "critic/gap": jnp.mean(gap),
-        "critic/q_data": jnp.mean(q_real),
-        "critic/q_policy": jnp.mean(q_policy),
-    }
-    return jnp.sum(td + beta * gap), metrics
-
-
-def clone_term(policy: TanhGaussian, action: Float[Array, "row act"]) -> Float[Array, ""]:
-    """D(pi, pi_beta) up to a constant: -E_D[log pi(a|s)] = KL(pi_beta || pi) + H(pi_beta) (MerPO, section 4)."""
-    return -jnp.mean(policy.log_prob(action))
-
-
 def actor_loss(
     actor: Actor,
     critic: TwinCritic,
@@ -245,23 +124,25 @@ def actor_loss(
     improve: Float[Array, ""],
     key: PRNGKeyArray,
     follow: Float[Array, ""] | float = 1.0,
+    behaviour: Behaviour = None,
+    one_scale: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """-E[min Q]/scale + lambda (alpha D(pi,pi_beta) + (1-alpha) KL(pi||pi_c)) + temperature E[log pi] (MerPO, 4).
 
     The first rows of `obs` are the real ones, which `logged` belongs to. `improve` is 0 during the
-    warm-up, else 1: the weight of the first term; `follow`, that of the term of pi_c.
+    warm-up, else 1: the weight of the first term; `follow`, that of the term of pi_c. `behaviour` measures
+    D(pi, pi_beta) (None: by the log alone), `one_scale` as in `divergences.meta_term`.
     """
     policy = actor(obs)
     u = policy.sample_pre(key)
     q = jnp.min(critic(obs, jnp.tanh(u)), axis=0)
     log_pi = jnp.mean(policy.log_prob_pre(u))
-    n = logged.shape[0]
-    clone = clone_term(TanhGaussian(policy.mean[:n], policy.log_std[:n]), logged)
-    kl = jnp.mean(policy.kl(anchor(obs)))
-    loss = -improve * jnp.mean(q) / scale + lam * (alpha * clone + follow * (1.0 - alpha) * kl) + temperature * log_pi
+    held = behaviour_term(behaviour, policy, u, obs, logged)
+    kl = meta_term(behaviour, policy, anchor(obs), logged.shape[0], one_scale)
+    loss = -improve * jnp.mean(q) / scale + lam * (alpha * held + follow * (1.0 - alpha) * kl) + temperature * log_pi
     metrics = {
         "actor/q": jnp.mean(q),
-        "actor/clone": clone,
+        "actor/clone" if behaviour is None else "actor/behaviour": held,
         "actor/kl_meta": kl,
         "actor/entropy": -log_pi,
     }
@@ -269,12 +150,25 @@ def actor_loss(
 
 
 def dual_step(
-    log_lam: Float[Array, ""], divergence: Float[Array, ""], act_dim: int, config: RACConfig
+    log_weight: Float[Array, ""],
+    excess: Float[Array, ""],
+    rate: Float[Array, ""],
+    bounds: tuple[float, float],
 ) -> Float[Array, ""]:
-    """Dual ascent on log lambda towards `lam_target` nats per action dimension; the step is clipped, the range too."""
-    excess = jnp.clip(divergence / act_dim - config.lam_target, -1.0, 1.0)
-    low, high = (float(x) for x in config.lam_range)
-    return jnp.clip(log_lam + config.lam_lr * excess, jnp.log(low), jnp.log(high))
+    """Dual ascent on the log of a multiplier: up while its constraint is exceeded. Step and range are clipped."""
+    low, high = (float(x) for x in bounds)
+    return jnp.clip(log_weight + rate * jnp.clip(excess, -1.0, 1.0), jnp.log(low), jnp.log(high))
+
+
+def push_at(state: Learner, model: Transitions, softness: float, key: PRNGKeyArray, config: RACConfig) -> Pushed:
+    """Where the critics are pushed down on the imagined states: one action of pi, or the log-sum-exp's candidates."""
+    if config.pushdown == "policy":
+        return jnp.tanh(state.actor(model.obs).sample_pre(key))
+    k_draw, k_choose = jax.random.split(key)
+    found = candidates(state.actor, model.obs, model.next_obs, model.action.shape[-1], k_draw)
+    if config.logsumexp_gradient == "sampled":
+        return choose(state.critic, model.obs, found, softness, k_choose)
+    return found
 
 
 def update(
@@ -292,11 +186,15 @@ def update(
     share = step_share(state.step, weights.pace, config.lr_final)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), real, model)
 
-    y = bellman_target(state.target, state.actor, both, gamma, k_next)
-    pushed = jnp.tanh(state.actor(model.obs).sample_pre(k_push))
-    # On the normalised value scale a reward of one deviation is (1 - gamma): beta is given in deviations.
+    y = bellman_target(state.target, state.actor, both, gamma, k_next, config.targets)
+    # On the normalised value scale a reward of one deviation is (1 - gamma): beta is given in deviations, and so is
+    # the log-sum-exp's temperature.
+    deviation = 1.0 - gamma
+    softness = config.logsumexp_temperature * deviation
+    pushed = push_at(state, model, softness, k_push, config)
+    beta = weights.beta if state.log_beta is None else jnp.exp(state.log_beta)
     grads, metrics = jax.grad(critic_loss, has_aux=True)(
-        state.critic, real, model, pushed, y, weights.beta * (1.0 - gamma), config.real_fraction
+        state.critic, real, model, pushed, y, beta * deviation, config.real_fraction, softness
     )
     steps, critic_opt = optax.adam(config.critic_lr).update(grads, state.critic_opt)
     critic = stepped(state.critic, steps, share)
@@ -310,9 +208,19 @@ def update(
     follow = jnp.minimum(state.step.astype(jnp.float32) * weights.pace / jnp.maximum(weights.ramp, 1e-6), 1.0)
     follow = jnp.where(weights.ramp > 0.0, follow, 1.0)
     improve = (state.step >= config.warmup).astype(jnp.float32)
+    ratio = state.ratio
+    behaviour: Behaviour = weights.behaviour
+    if ratio is not None:
+        k_ratio = jax.random.fold_in(k_actor, 1)
+        ratio = ratio_step(
+            ratio, state.actor(real.obs), real.obs, real.action, k_ratio, config.ratio_lr, config.ratio_penalty,
+            config.ratio_slope,
+        )  # fmt: skip
+        behaviour = ratio.ratio
+    alpha = state.alpha(weights, config)
     grads, found = jax.grad(actor_loss, has_aux=True)(
-        state.actor, critic, anchor, both.obs, real.action, weights.alpha, lam, temperature,
-        jnp.maximum(scale, 1e-6), improve, k_actor, follow,
+        state.actor, critic, anchor, both.obs, real.action, alpha, lam, temperature,
+        jnp.maximum(scale, 1e-6), improve, k_actor, follow, behaviour, config.one_scale,
     )  # fmt: skip
     steps, actor_opt = optax.adam(config.actor_lr).update(grads, state.actor_opt)
     actor = stepped(state.actor, steps, share)
@@ -320,12 +228,30 @@ def update(
     act_dim = real.action.shape[-1]
     shortfall = jnp.clip(config.target_entropy - found["actor/entropy"] / act_dim, -1.0, 1.0)
     log_temperature = jnp.clip(state.log_temperature + config.temperature_lr * shortfall, -12.0, 2.0)
-    log_lam = state.log_lam
-    if config.lam_mode == "dual":
-        divergence = weights.alpha * (found["actor/clone"] - weights.floor)
-        divergence = divergence + follow * (1.0 - weights.alpha) * found["actor/kl_meta"]
-        log_lam = dual_step(log_lam, divergence, act_dim, config)
-
+    log_lam, log_beta = state.log_lam, state.log_beta
+    # Both multipliers wait for the end of the warm-up, where nothing yet pulls against what they weigh.
     metrics = metrics | found | {"rac/lambda": lam, "rac/temperature": temperature, "rac/value_scale": scale}
-    new = Learner(actor, critic, target, log_lam, log_temperature, scale, actor_opt, critic_opt, state.step + 1)
+    if config.lam_mode == "dual":
+        held = found["actor/clone"] - weights.floor if behaviour is None else found["actor/behaviour"]
+        divergence = alpha * held
+        divergence = divergence + follow * (1.0 - alpha) * found["actor/kl_meta"]
+        metrics["rac/divergence"] = divergence / act_dim
+        log_lam = dual_step(
+            log_lam, divergence / act_dim - config.lam_target, config.lam_lr * improve, config.lam_range
+        )
+    if log_beta is not None:
+        gap = metrics["critic/gap"] / jnp.maximum(scale, 1e-6)
+        metrics["rac/beta"] = beta
+        log_beta = dual_step(log_beta, gap - config.beta_target, config.beta_lr * improve, config.beta_range)
+
+    weighed = state.balance
+    if weighed is not None:
+        metrics |= {"rac/alpha": alpha, "rac/balance": weighed}
+        k_balance = jax.random.fold_in(k_actor, 2)
+        weighed = balance.follow(weighed, balance.evidence(critic, anchor, real.obs, real.action, k_balance))
+
+    opts = (actor_opt, critic_opt)
+    new = Learner(
+        actor, critic, target, log_lam, log_temperature, scale, *opts, state.step + 1, ratio, log_beta, weighed
+    )
     return new, metrics

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -27,7 +27,7 @@ from merpo.commands.record import (
 from merpo.commands.session import Stopwatch, say
 from merpo.commands.stages import Report, Stages
 from merpo.errors import ConfigError
-from merpo.runs import write_atomic
+from merpo.runs import STATE, Checkpoints, locked, write_atomic
 
 if TYPE_CHECKING:
     import merpo
@@ -55,6 +55,10 @@ class Adapt:
     what came of it. A policy that is not certified is replaced by the behaviour clone."""
     insist: bool = False
     """With --certify: keep the adapted policies even where they are not certified."""
+    resume: bool = False
+    """Go on with this adaptation where it was stopped or killed, to the same bits (--certify: by methods)."""
+    checkpoint_every: float = 60.0
+    """Seconds between two saves of the state; 0 saves after every round."""
     verbose: bool = False
     """Print the time of each stage."""
 
@@ -72,7 +76,7 @@ def run_adapt(options: Adapt) -> None:
     with Stages() as bars:
         adapt(
             meta, tasks, ref, methods, options.run_dir, bars.report, watch, options.episodes,
-            certify=options.certify, insist=options.insist,
+            certify=options.certify, insist=options.insist, resume=options.resume, every=options.checkpoint_every,
         )  # fmt: skip
     say(f"Policies: {options.run_dir / 'policies'}  (next: merpo evaluate {options.run_dir})")
     if options.verbose:
@@ -95,59 +99,79 @@ def adapt(
     episodes: int | None = None,
     certify: bool = False,
     insist: bool = False,
+    resume: bool = False,
+    every: float = 60.0,
 ) -> dict[str, merpo.PolicySet]:
     """Adapt by every method and write the policies; those of an adaptation to something else are removed."""
-    record = read_record(folder)
-    known = ADAPTED if record.method == "merpo" else (record.method,)
+    import merpo
+
+    trained = read_record(folder).method
+    known = ADAPTED if trained == "merpo" else (trained,)
     if unknown := [m for m in methods if m not in known]:
-        raise ConfigError(f"methods={unknown[0]!r}: expected any of {', '.join(known)} for a run of {record.method}.")
-    if certify and record.method != "merpo":
-        raise ConfigError(f"certify: a run of {record.method} has no certificates. Leave --certify out.")
+        raise ConfigError(f"methods={unknown[0]!r}: expected any of {', '.join(known)} for a run of {trained}.")
+    if not methods:
+        raise ConfigError(f"methods is empty: expected at least one of {', '.join(known)}.")
+    if certify and trained != "merpo":
+        raise ConfigError(f"certify: a run of {trained} has no certificates. Leave --certify out.")
     target = {"data": asdict(ref), "episodes": episodes, "tasks": [t.name for t in tasks]}
     if certify:
         target |= {"certified": True, "insisted": insist}
-    before = dict(record.adapted)
-    kept = before.pop("methods", [])
-    if before != target:
+    states = Checkpoints(folder / STATE, every)
+    ordered = sorted(set(methods), key=METHODS.index)
+    with locked(folder):
+        if not resume:
+            states.clear()
+        record, found = _begin(folder, target, ordered if resume else ())
+        todo = [m for m in ordered if m not in found]
+        models = None
+        if isinstance(meta, merpo.Meta) and {"merpo", "rac", "combo+meta-model"} & set(todo) and not certify:
+            begin = time.perf_counter()
+            with watch.stage("adapting the models"):
+                models = meta.adapt_models(tasks, checkpoint=states, report=report)
+            record = record.timed("adapt models", time.perf_counter() - begin)
+        for method in todo:
+            begin = time.perf_counter()
+
+            def named(stage: str, done: int, total: int, figures: dict[str, float], method: str = method) -> None:
+                report(stage if method in stage else f"{stage} ({method})", done, total, figures)
+
+            with watch.stage(f"adapting ({method})"):
+                if not isinstance(meta, merpo.Meta):
+                    policies = meta.adapt_many(tasks)
+                elif certify and method in ("merpo", "rac"):
+                    policies = certified(meta, tasks, method, insist, named, folder)
+                else:
+                    policies = meta.adapt_many(tasks, method, models=models, checkpoint=states, report=named)
+                policies.save(folder / "policies" / f"{method}.safetensors")
+                if policies.curves and isinstance(meta, merpo.Meta):
+                    rounds = len(next(iter(policies.curves.values())))
+                    save_curves(folder, method, policies.curves, meta.config.adapt_updates // rounds)
+            found[method] = policies
+            kept = [m for m in METHODS if m in record.adapted.get("methods", ()) or m == method]
+            # recorded method by method: after a kill the record names exactly the policies that are there
+            record = record.timed(f"adapt {method}", time.perf_counter() - begin)
+            record = replace(record, adapted={**target, "methods": kept})
+            record.save(folder)
+        states.clear()
+    return {m: found[m] for m in ordered}
+
+
+def _begin(folder: Path, target: dict[str, Any], wanted: Sequence[str]) -> tuple[RunRecord, dict[str, merpo.PolicySet]]:
+    """The record, and those `wanted` policies of this target that are there; all of another target are removed."""
+    import merpo
+
+    record = read_record(folder)
+    kept = record.adapted.get("methods", [])
+    if {k: v for k, v in record.adapted.items() if k != "methods"} != target:
         kept = []
-        for path in (folder / "policies").glob("*.safetensors"):
-            path.unlink()
-        (folder / "certificates.json").unlink(missing_ok=True)
-        record = replace(record, seconds={k: v for k, v in record.seconds.items() if not k.startswith("adapt")})
+        seconds = {k: v for k, v in record.seconds.items() if not k.startswith("adapt")}
+        record = replace(record, seconds=seconds, adapted={})
+        record.save(folder)  # first: after a kill it must not name policies that are gone
+        for path in (*(folder / "policies").glob("*.safetensors"), folder / "certificates.json"):
+            path.unlink(missing_ok=True)
     make_folder(folder / "policies")
-    from merpo import Meta
-
-    found = {}
-    models = None
-    if isinstance(meta, Meta) and {"merpo", "rac", "combo+meta-model"} & set(methods) and not certify:
-        begin = time.perf_counter()
-        with watch.stage("adapting the models"):
-            models = meta.adapt_models(tasks, report=report)
-        record = record.timed("adapt models", time.perf_counter() - begin)
-    for method in sorted(set(methods), key=METHODS.index):
-        begin = time.perf_counter()
-
-        def named(stage: str, done: int, total: int, figures: dict[str, float], method: str = method) -> None:
-            report(stage if method in stage else f"{stage} ({method})", done, total, figures)
-
-        with watch.stage(f"adapting ({method})"):
-            if not isinstance(meta, Meta):
-                policies = meta.adapt_many(tasks)
-            elif certify and method in ("merpo", "rac"):
-                policies = certified(meta, tasks, method, insist, named, folder)
-            else:
-                policies = meta.adapt_many(tasks, method, models=models, report=named)
-            policies.save(folder / "policies" / f"{method}.safetensors")
-            if policies.curves and isinstance(meta, Meta):
-                rounds = len(next(iter(policies.curves.values())))
-                save_curves(folder, method, policies.curves, meta.config.adapt_updates // rounds)
-        found[method] = policies
-        kept = [m for m in METHODS if m in kept or m == method]
-        # recorded method by method: after a kill the record names exactly the policies that are there
-        record = record.timed(f"adapt {method}", time.perf_counter() - begin)
-        record = replace(record, adapted={**target, "methods": kept})
-        record.save(folder)
-    return found
+    path = folder / "policies"
+    return record, {m: merpo.PolicySet.load(path / f"{m}.safetensors") for m in wanted if m in kept}
 
 
 def certified(
@@ -159,7 +183,10 @@ def certified(
     policies = adapt_certified(meta, tuple(tasks), method, insist=insist, report=report)
     rows = policies.certificates or ()
     path = folder / "certificates.json"
-    known = json.loads(path.read_bytes()) if path.exists() else {}
+    try:
+        known = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError:  # damaged: the other methods' certificates are in their policies' files too
+        known = {}
     content = {str(seed): [c.to_json() for c in row] for seed, row in zip(meta.seeds, rows, strict=True)}
     write_atomic(path, json.dumps({**known, method: content}, indent=1) + "\n")
     for seed, row in zip(meta.seeds, rows, strict=True):

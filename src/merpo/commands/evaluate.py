@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import tyro
@@ -124,7 +124,7 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
     from merpo.evaluation import Protocol
     from merpo.runs import versions
 
-    config, made_with = run_config(folder, record.method), versions()
+    config, made_with = run_config(folder), versions()
     logs = sorted({t.episodes for t in tasks})
     span = f"{logs[0]}" if len(logs) == 1 else f"{logs[0]} to {logs[-1]}"
     if record.method == "merpo":
@@ -163,9 +163,3 @@ def write(results: Results, folder: Path, extra: Path | None, figure: bool) -> N
         write_atomic(path.with_suffix(".md"), markdown_table(results, rows))
     if figure:
         returns_figure(results, folder / "returns.png", rows)
-
-
-def paths(act: Any, family: Any, ids: list[int], episodes: int = 1) -> np.ndarray:
-    """Positions [task, episode, step + 1, 2] of a policy on point robots, the last one reached included."""
-    run = family.rollout(act, ids, episodes, 0)
-    return np.concatenate([run.obs, run.next_obs[:, :, -1:]], axis=2)

@@ -7,15 +7,16 @@ from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecut
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from merpo.commands.adapt import adapt
-from merpo.commands.evaluate import evaluate, paths, task_id, write
+from merpo.commands.evaluate import evaluate, task_id, write
 from merpo.commands.record import DEFAULT_METHODS, DataRef
 from merpo.commands.session import Stopwatch, emphasise, say
 from merpo.commands.stages import Report, Stages
+from merpo.commands.traces import goal_of, paths, positions
 from merpo.commands.train import read_settings, train
 from merpo.evaluation import BEHAVIOUR, META
 
@@ -115,7 +116,7 @@ def _learn(name: str, options: Quickstart, show: Report, check: Callable[[], Non
     config = read_settings(data.info, options.config)
     if options.config is None and name in CONTEXT:
         config = replace(config, context=CONTEXT[name])
-    meta = train(data, ref, config, (SEED,), folder, overwrite=True, report=report, watch=watch)
+    meta = train(data, ref, config, (SEED,), folder, "overwrite", report=report, watch=watch)
     policies = adapt(meta, data.test, ref, DEFAULT_METHODS, folder, report, watch)
     results = evaluate(policies, data.test, folder, episodes=1, seed=SEED, watch=watch)
     return Outcome(results, data.test, policies, watch)
@@ -130,26 +131,14 @@ def _present(name: str, outcome: Outcome, folder: Path) -> None:
     family, tasks = get_family(name), outcome.tasks
     ids = [task_id(t.name) for t in tasks]
     shown = {m: paths(outcome.policies[m].act(SEED), family, ids) for m in (META, "merpo")}
-    logged = {t.name: [_positions(t, e) for e in range(min(8, t.episodes))] for t in tasks}
+    logged = {t.name: [positions(t, e) for e in range(min(8, t.episodes))] for t in tasks}
     trajectories_figure(
         folder / "paths.png",
         logged,
         {m: {t.name: found[i] for i, t in enumerate(tasks)} for m, found in shown.items()},
-        {t.name: _goal(t.parameters) for t in tasks},
+        {t.name: goal_of(t) for t in tasks},
         title=f"{name}: paths on unseen tasks",
     )
-
-
-def _positions(task: Any, episode: int) -> np.ndarray:
-    start, end = task.episode_start[episode], task.episode_start[episode + 1]
-    t = task.transitions
-    return np.concatenate([t.obs[start:end], t.next_obs[end - 1 : end]])
-
-
-def _goal(parameters: Mapping[str, Any]) -> list[float]:
-    from merpo.tasks.point_robot import WIND_GOAL
-
-    return list(parameters.get("goal", WIND_GOAL))
 
 
 def sentence(name: str, results: Results) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from merpo.errors import ConfigError, DataError, StorageError
 from merpo.files import storage_error
-from merpo.runs import read_config, write_atomic
+from merpo.runs import from_json, read_config, write_atomic
 
 if TYPE_CHECKING:
     import merpo
@@ -86,18 +86,43 @@ def read_record(folder: Path) -> RunRecord:
         content = json.loads(path.read_bytes())
         if content.pop("format") != FORMAT or content.pop("format_version") != FORMAT_VERSION:
             raise KeyError("format")
-        data, seeds = DataRef(**content.pop("data")), tuple(content.pop("seeds"))
-        return RunRecord(data=data, seeds=seeds, **content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        data, seeds = from_json(DataRef, content.pop("data")), tuple(content.pop("seeds"))
+        record = RunRecord(data=data, seeds=seeds, **content)
+        _check(record)
+        return record
+    except OSError as error:
+        raise storage_error(error, path, "read") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StorageError(f"{str(path)!r} is not a record that merpo wrote ({error}). Train again.") from error
 
 
-def run_config(folder: Path, method: str = "merpo") -> Any:
+def _check(record: RunRecord) -> None:
+    """ValueError for entries of another type than `RunRecord` names."""
+    seconds, adapted = record.seconds, record.adapted
+    if record.method not in ("merpo", *CONTEXT):
+        raise ValueError(f"method={record.method!r}: expected merpo or any of {', '.join(CONTEXT)}")
+    if not all(type(s) is int for s in (*record.seeds, record.train_tasks)):
+        raise ValueError("seeds and train_tasks: expected whole numbers")
+    if not isinstance(seconds, dict) or not all(type(v) in (int, float) for v in seconds.values()):
+        raise ValueError("seconds: expected a table of numbers")
+    if not isinstance(adapted, dict):
+        raise ValueError("adapted: expected a table")
+    for name in ("tasks", "methods"):
+        listed = adapted.get(name, [])
+        if not isinstance(listed, list) or not all(isinstance(v, str) for v in listed):
+            raise ValueError(f"adapted.{name}: expected a list of names")
+    if adapted:
+        from_json(DataRef, adapted.get("data"))
+        if type(adapted.get("episodes")) not in (int, type(None)):
+            raise ValueError("adapted.episodes: expected a whole number or null")
+
+
+def run_config(folder: Path) -> Any:
     """The settings that a run was trained with: a `MerPOConfig`, or those of a context learner."""
     from merpo.algorithms.merpo import MerPOConfig
-    from merpo.algorithms.rivals.contextual import CONTEXT as learners
+    from merpo.algorithms.rivals.contextual import CONFIGS
 
-    return read_config(folder, learners[method][1] if method in learners else MerPOConfig)
+    return read_config(folder, MerPOConfig, *CONFIGS)
 
 
 def load_learned(folder: Path, method: str) -> merpo.Meta | merpo.rivals.ContextMeta:
@@ -105,7 +130,7 @@ def load_learned(folder: Path, method: str) -> merpo.Meta | merpo.rivals.Context
     import merpo
 
     kind = merpo.Meta if method == "merpo" else merpo.rivals.ContextMeta
-    return kind.load(folder / "checkpoint.safetensors", run_config(folder, method))
+    return kind.load(folder / "checkpoint.safetensors", run_config(folder))
 
 
 def load_data(ref: DataRef) -> TaskSet:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from merpo.commands.record import RECORD, DataRef, RunRecord, load_data, save_curves
+from merpo.commands.record import RECORD, DataRef, RunRecord, load_data, read_record, save_curves
 from merpo.commands.session import Stopwatch, say
 from merpo.commands.stages import Report, Stages
 from merpo.errors import ConfigError, StorageError
+from merpo.runs import STATE, Checkpoints, RunFolder
+
+Existing = Literal["refuse", "overwrite", "resume"]
+LATER = (RECORD, "policies/*.safetensors", "curves/*", "results.*", "certificates.json", "returns.png", "paths.png")
+"""What a run's later commands leave: nothing of it may be found beside a new run."""
 
 if TYPE_CHECKING:
     from merpo.algorithms.merpo import MerPOConfig
@@ -42,6 +46,10 @@ class Train:
     """Seed of the data, where they are generated."""
     overwrite: bool = False
     """Replace a run that is already in the folder."""
+    resume: bool = False
+    """Go on with the run in the folder where it was stopped or killed, to the same bits; begin it if there is none."""
+    checkpoint_every: float = 60.0
+    """Seconds between two saves of the state; 0 saves after every round."""
     config: Path | None = None
     """JSON file with settings that replace the defaults (nested as in a run's config.json, which is accepted too)."""
     train_updates: int | None = None
@@ -62,18 +70,32 @@ class Train:
 
 def run_train(options: Train) -> None:
     """Run the command."""
-    watch = Stopwatch()
+    watch, mode = Stopwatch(), existing(options)
     ref = DataRef(options.data, options.episodes, options.data_seed)
     with watch.stage("data"):
         data = load_data(ref)
     config = settings(data.info, options) if options.method == "merpo" else rival_settings(data.info, options)
     seeds = options.seeds or (options.seed,)
     say(f"{options.data}: {len(data.train)} training tasks, {sum(len(t) for t in data.train)} transitions")
+    states = Checkpoints(options.out / STATE, options.checkpoint_every)
     with Stages() as bars:
-        train(data, ref, config, seeds, options.out, options.overwrite, bars.report, watch, options.method)
+        train(data, ref, config, seeds, options.out, mode, bars.report, watch, states, options.method)
     say(f"Run folder: {options.out}  (next: merpo adapt {options.out})")
     if options.verbose:
         say("\n".join(["Stage times:", *watch.lines()]))
+        say(f"The state was saved {states.saves} times, in {states.spent:.1f} s.")
+
+
+def existing(options: Train) -> Existing:
+    """What to do with a run that is already in the folder."""
+    if options.resume and options.overwrite:
+        raise ConfigError("resume and overwrite contradict each other: give one of them.")
+    if options.resume and options.method != "merpo":
+        raise ConfigError(
+            f"resume: method={options.method!r} keeps no state on the way. Begin anew, in another folder or with"
+            " --overwrite."
+        )
+    return "resume" if options.resume else "overwrite" if options.overwrite else "refuse"
 
 
 def train(
@@ -82,34 +104,57 @@ def train(
     config: Any,
     seeds: Sequence[int],
     out: Path,
-    overwrite: bool,
+    existing: Existing,
     report: Report,
     watch: Stopwatch,
+    states: Checkpoints | None = None,
     method: str = "merpo",
 ) -> Any:
-    """Meta-train and write the run folder; the record comes last, so that an unfinished run is known as such."""
-    import merpo
-    from merpo.runs import RunFolder
+    """Meta-train and write the run folder; the record comes last, so that an unfinished run is known as such.
 
-    kind: Any = merpo.MerPO if method == "merpo" else partial(merpo.rivals.ContextLearner, method)
-    learner = kind(config, seeds=seeds)
-    with RunFolder.create(out, config, existing="overwrite" if overwrite else "refuse") as run:
-        _clear(out)
+    The state on the way is kept by `states`, a folder of the run's unless given, and removed at the end. Context
+    learners keep none.
+    """
+    import merpo
+    from merpo import rivals
+
+    whole = method == "merpo"
+    learner: Any = merpo.MerPO(config, seeds=seeds) if whole else rivals.ContextLearner(method, config, seeds=seeds)
+    with RunFolder.create(out, config, existing=existing, discard=LATER) as run:
+        states = states or Checkpoints(run.state_path)
+        if (out / RECORD).exists():
+            _check_finished(out, ref, learner.seeds)
+            states.clear()
+            say(f"{out}: this run is finished already.")
+            return merpo.Meta.load(run.checkpoint_path, config)
+        run.rewind(-1)  # what was reported before a kill is reported again, from the state
+        fit = partial(learner.fit, checkpoint=states) if whole else learner.fit
 
         def logged(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
             run.log(done, **figures)
             report(stage, done, total, figures)
 
-        begin = time.perf_counter()
         with watch.stage("meta-training"):
-            meta = learner.fit(data.train, report=logged)
+            meta = fit(data.train, report=logged)
         with watch.stage("writing"):
             meta.save(run.checkpoint_path)
             if meta.curves:
                 save_curves(out, "train", meta.curves)
             record = RunRecord(ref, tuple(learner.seeds), len(data.train), method)
-            record.timed("train", time.perf_counter() - begin).save(out)
+            record.timed("train", states.seconds).save(out)
+            states.clear()
     return meta
+
+
+def _check_finished(out: Path, ref: DataRef, seeds: Sequence[int]) -> None:
+    """ConfigError unless the finished run is the one that is asked for."""
+    record = read_record(out)
+    for name, stored, given in (("data", record.data, ref), ("seeds", record.seeds, tuple(seeds))):
+        if stored != given:
+            raise ConfigError(
+                f"{str(out)!r} holds a finished run with {name}={stored}, not {given}. Choose another folder, or "
+                "replace it with --overwrite."
+            )
 
 
 def settings(info: SetInfo, options: Train) -> MerPOConfig:
@@ -158,7 +203,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise StorageError(f"config={str(path)!r}: cannot be read ({error.strerror}). Check the path.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config={str(path)!r}: not JSON ({error}). Correct the file.") from error
     if isinstance(content, dict) and "format" in content and "config" in content:
         content = content["config"]
@@ -173,11 +218,3 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(name)
         merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run's later commands left: nothing of it may be found beside the new run."""
-    names = (RECORD, "policies/*.safetensors", "curves/*", "results.json", "results.md", "returns.png", "paths.png")
-    for name in names:
-        for path in folder.glob(name):
-            path.unlink(missing_ok=True)

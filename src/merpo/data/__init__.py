@@ -7,7 +7,7 @@ from merpo.data.exchange import Columns, Imported, Settings, export_set, from_ta
 from merpo.data.prepare import Preparation, action_bounds
 from merpo.data.sample import holdout_rows, sample_rows, split_episodes
 from merpo.data.storage import SetEntry, default_root, list_sets, load, load_each, remove, save
-from merpo.data.summary import Summary, TaskSummary, info, summarise
+from merpo.data.summary import LogSummary, Summary, TaskSummary, info, summarise
 from merpo.data.types import Bounds, SetInfo, Stacked, TaskData, TaskSet, Transitions, stack
 from merpo.data.validation import Finding, validate
 
@@ -16,6 +16,7 @@ __all__ = [
     "Columns",
     "Finding",
     "Imported",
+    "LogSummary",
     "Preparation",
     "Report",
     "SetEntry",

@@ -40,6 +40,7 @@ class Preparation(eqx.Module):
         reward = np.concatenate([np.asarray(t.transitions.reward, np.float64) for t in tasks])
         std = obs.std(axis=0)
         spread = reward.std()
+        varied = spread > 1e-6 * np.abs(reward).max()  # relative: rewards in small units are no constant
         low, high = action_bounds(tasks.info)
         f32 = np.float32
         return Preparation(
@@ -47,7 +48,7 @@ class Preparation(eqx.Module):
             np.where(std > 1e-6, std, 1.0).astype(f32),
             (0.5 * (low + high)).astype(f32),
             (0.5 * (high - low)).astype(f32),
-            np.asarray((1.0 - tasks.info.gamma) / (spread if spread > 1e-8 else 1.0), f32),
+            np.asarray((1.0 - tasks.info.gamma) / (spread if varied else 1.0), f32),
         )
 
     @staticmethod

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from merpo.data.prepare import action_bounds
 from merpo.data.types import SetInfo, TaskData, TaskSet
 from merpo.data.validation import shape_problems
+from merpo.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,32 @@ class ColumnSummary:
     high: float
     mean: float
     std: float
+
+
+@dataclass(frozen=True)
+class LogSummary:
+    """One task's log in figures: what a policy learned from it carries along."""
+
+    task: TaskSummary
+    columns: tuple[ColumnSummary, ...]
+
+    @staticmethod
+    def of(task: TaskData, about: SetInfo) -> LogSummary:
+        """The figures of a log."""
+        found = summarise(about, [task])
+        return LogSummary(found.tasks[0], found.columns)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries and lists; figures that are not finite become None."""
+        return finite(asdict(self))
+
+    @staticmethod
+    def from_json(data: Any) -> LogSummary:
+        """What `to_json` gave. DataError if something is missing."""
+        try:
+            return LogSummary(TaskSummary(**data["task"]), tuple(ColumnSummary(**c) for c in data["columns"]))
+        except (KeyError, TypeError) as error:
+            raise DataError(f"log: not the figures of a log that merpo wrote ({error}). Adapt again.") from error
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from merpo.data.types import Transitions
-from merpo.errors import ConfigError
+from merpo.errors import ConfigError, check_count, check_widths
 from merpo.networks import MLP
 from merpo.networks.tanh_gaussian import LOG_2PI
+
+POOL_CHUNK = 100
+"""Pooled gradient steps per compiled call."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class DynamicsConfig:
     """Largest number of hold-out rows used per task."""
     eta: float = 1e-3
     """Proximal weight: eta ||phi_n - phi_m||^2."""
+    pool_steps: int = 0
+    """Gradient steps on all training tasks' rows together before the outer iterations: where phi_m starts."""
+    pool_batch: int = 128
+    """Rows per member and such step."""
     meta_iterations: int = 200
     """Outer iterations of the meta-model."""
     inner_steps: int = 10
@@ -68,11 +75,25 @@ class DynamicsConfig:
             raise ConfigError(f"lr_final={self.lr_final}: expected a share in (0, 1], where 1 stands for no decay.")
         if not 0.0 < self.meta_rate <= 1.0:
             raise ConfigError(f"meta_rate={self.meta_rate}: expected a share in (0, 1].")
-        if self.eta < 0.0:
-            raise ConfigError(f"eta={self.eta}: expected a weight >= 0.")
-        for name in ("batch", "inner_steps", "adapt_steps", "check_every", "holdout_rows", "group"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: expected a whole number >= 1.")
+        if not 0.0 <= self.eta < float("inf"):
+            raise ConfigError(f"eta={self.eta}: expected a finite weight >= 0.")
+        if not 0.0 <= self.learning_rate < 1.0:
+            raise ConfigError(f"learning_rate={self.learning_rate}: expected a step size in [0, 1), e.g. 1e-3.")
+        if self.pool_steps < 0 or self.pool_steps % POOL_CHUNK:
+            raise ConfigError(f"pool_steps={self.pool_steps}: expected a multiple of {POOL_CHUNK}, or 0 for none.")
+        for name in (
+            "members",
+            "batch",
+            "inner_steps",
+            "adapt_steps",
+            "check_every",
+            "holdout_rows",
+            "group",
+            "pool_batch",
+        ):
+            check_count(name, getattr(self, name))
+        check_count("meta_iterations", self.meta_iterations, least=0)
+        check_widths("hidden", self.hidden)
         if self.adapt_steps % self.check_every:
             raise ConfigError(f"adapt_steps={self.adapt_steps}: expected a multiple of check_every={self.check_every}.")
 

@@ -9,6 +9,7 @@ phi_m <- phi_m - step 2 eta mean_n (phi_m - phi_n), i.e. phi_m moves a share `me
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -115,12 +116,40 @@ def model_loss(
     return loss, metrics
 
 
+Draw = Callable[[PRNGKeyArray], Transitions]
+"""A batch of rows per member, [member, row, ...]; every member draws from its own bootstrap sample."""
+
+
+def of_task(data: Transitions, rows: Rows, config: DynamicsConfig) -> Draw:
+    """Batches of one task's rows."""
+
+    def draw(key: PRNGKeyArray) -> Transitions:
+        drawn = jax.random.randint(key, (config.members, config.batch), 0, rows.count)
+        return take(data, jnp.take_along_axis(rows.boot, drawn, axis=1))
+
+    return draw
+
+
+def of_all_tasks(stacked: Stacked, rows: Rows, config: DynamicsConfig) -> Draw:
+    """Batches of `pool_batch` rows from all tasks alike, whatever the size of their logs."""
+    count = rows.count.shape[0]
+
+    def draw(key: PRNGKeyArray) -> Transitions:
+        which, where = jax.random.split(key)
+        shape = (config.members, config.pool_batch)
+        task = jax.random.randint(which, shape, 0, count)
+        member = jnp.arange(config.members)[:, None]
+        row = rows.boot[task, member, jax.random.randint(where, shape, 0, rows.count[task])]
+        return jax.tree.map(lambda x: x[task, row], stacked.transitions)
+
+    return draw
+
+
 def fit_steps(
     model: Ensemble,
     opt_state: optax.OptState,
     anchor: Ensemble,
-    data: Transitions,
-    rows: Rows,
+    draw: Draw,
     scale: TargetScale,
     key: PRNGKeyArray,
     steps: int,
@@ -128,18 +157,13 @@ def fit_steps(
     learn_termination: bool,
     share: Float[Array, ""] | float = 1.0,
 ) -> tuple[Ensemble, optax.OptState, Float[Array, ""]]:
-    """`steps` Adam steps on one task's inner objective; every member draws from its own bootstrap sample.
-
-    `share` is that of the step size.
-    """
+    """`steps` Adam steps on the inner objective over what `draw` gives; `share` is that of the step size."""
     opt = optimiser(config)
 
     def step(carry, k):
         model, opt_state = carry
-        draw = jax.random.randint(k, (config.members, config.batch), 0, rows.count)
-        index = jnp.take_along_axis(rows.boot, draw, axis=1)
         grads, metrics = jax.grad(model_loss, has_aux=True)(
-            model, anchor, take(data, index), scale, config.eta, learn_termination
+            model, anchor, draw(k), scale, config.eta, learn_termination
         )
         updates, opt_state = opt.update(grads, opt_state)
         return (jax.tree.map(lambda p, u: p + share * u, model, updates), opt_state), metrics["dynamics/nll"]
@@ -173,8 +197,10 @@ def meta_iteration(
     learn_termination: bool,
     tasks_per_iteration: int,
     share: Float[Array, ""],
-) -> tuple[Ensemble, Float[Array, ""]]:
-    """One outer iteration on a random subset of tasks: inner steps from phi_m, then phi_m towards their mean."""
+) -> tuple[Ensemble, Float[Array, " picked"], Int[Array, " picked"]]:
+    """One outer iteration on a random subset of tasks: inner steps from phi_m, then phi_m towards their mean.
+
+    Returns phi_m, the NLL of every picked task's inner steps, and which tasks these were."""
     choose, inner = jax.random.split(key)
     n = rows.count.shape[0]
     picked = jax.random.permutation(choose, n)[:tasks_per_iteration]
@@ -184,18 +210,44 @@ def meta_iteration(
         data = jax.tree.map(lambda x: x[i], stacked.transitions)
         own = jax.tree.map(lambda x: x[i], rows)
         phi, _, nll = fit_steps(
-            meta, optimiser(config).init(meta), meta, data, own, scale, k, config.inner_steps, config,
+            meta, optimiser(config).init(meta), meta, of_task(data, own, config), scale, k, config.inner_steps, config,
             learn_termination, share,
         )  # fmt: skip
         return phi, nll
 
     phis, nll = map_groups(one, (picked, jax.random.split(inner, tasks_per_iteration)), config.group)
     meta = jax.tree.map(lambda m, p: m - rate * (m - jnp.mean(p, axis=0)), meta, phis)
-    return meta, jnp.mean(nll)
+    return meta, nll, picked
 
 
 def _share(done: Float[Array, ""], config: DynamicsConfig) -> Float[Array, ""]:
     return 1.0 - (1.0 - config.lr_final) * done
+
+
+@partial(jax.jit, static_argnames=("config", "learn_termination", "steps"))
+def pool_chunk(
+    model: Ensemble,
+    opt_state: optax.OptState,
+    stacked: Stacked,
+    rows: Rows,
+    scale: TargetScale,
+    key: PRNGKeyArray,
+    start: Int[Array, ""],
+    *,
+    config: DynamicsConfig,
+    learn_termination: bool,
+    steps: int,
+) -> tuple[Ensemble, optax.OptState, Float[Array, ""]]:
+    """`steps` gradient steps on all tasks' rows together, where phi_m starts; the first is number `start` of them.
+
+    The outer iterations see a task at a time and average: what all tasks share, often the reward, they learn slowly.
+    """
+    plain = replace(config, eta=0.0)
+    done = start.astype(jnp.float32) / max(config.pool_steps, 1)
+    return fit_steps(
+        model, opt_state, model, of_all_tasks(stacked, rows, config), scale, jax.random.fold_in(key, start), steps,
+        plain, learn_termination, 1.0 - 0.95 * done,
+    )  # fmt: skip
 
 
 @partial(jax.jit, static_argnames=("config", "learn_termination", "iterations", "tasks_per_iteration"))
@@ -211,18 +263,22 @@ def meta_chunk(
     learn_termination: bool,
     iterations: int,
     tasks_per_iteration: int,
-) -> tuple[Ensemble, Float[Array, " iteration"]]:
-    """`iterations` outer iterations in one compiled call, beginning with number `start` (for the rate's decay)."""
+) -> tuple[Ensemble, Float[Array, "iteration picked"], Int[Array, "iteration picked"]]:
+    """`iterations` outer iterations in one compiled call, beginning with number `start` (for the rate's decay).
+
+    Returns phi_m and, per iteration, the NLL of every picked task's inner steps and which tasks these were."""
 
     def body(meta, i):
         done = (start + i).astype(jnp.float32) / max(config.meta_iterations, 1)
         rate = config.meta_rate * jnp.maximum(1.0 - done, 0.1)
-        return meta_iteration(
+        meta, nll, picked = meta_iteration(
             meta, stacked, rows, scale, jax.random.fold_in(key, start + i), rate, config, learn_termination,
             tasks_per_iteration, _share(done, config),
         )  # fmt: skip
+        return meta, (nll, picked)
 
-    return jax.lax.scan(body, meta, jnp.arange(iterations))
+    meta, (nll, picked) = jax.lax.scan(body, meta, jnp.arange(iterations))
+    return meta, nll, picked
 
 
 def adapt_one(
@@ -253,8 +309,8 @@ def adapt_one(
         model, opt_state, best, best_error = carry
         k, done = step
         model, opt_state, _ = fit_steps(
-            model, opt_state, anchor, data, rows, scale, k, config.check_every, config, learn_termination,
-            _share(done, config),
+            model, opt_state, anchor, of_task(data, rows, config), scale, k, config.check_every, config,
+            learn_termination, _share(done, config),
         )  # fmt: skip
         error = holdout_error(model, held, rows.held_valid, scale)
         best, best_error = keep(best, best_error, model, error)

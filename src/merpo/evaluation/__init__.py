@@ -1,5 +1,6 @@
 """Simulated returns, off-policy estimates, statistics over few runs, and the results that tables and figures show."""
 
+from merpo.evaluation.comparison import Compared, Comparison, compare
 from merpo.evaluation.features import OneHot, Smooth
 from merpo.evaluation.offpolicy import (
     Problem,
@@ -33,6 +34,8 @@ from merpo.evaluation.table import (
 __all__ = [
     "BEHAVIOUR",
     "META",
+    "Compared",
+    "Comparison",
     "Interval",
     "OneHot",
     "Problem",
@@ -42,6 +45,7 @@ __all__ = [
     "Smooth",
     "Target",
     "bootstrap_interval",
+    "compare",
     "doubly_robust",
     "estimate_behaviour",
     "evaluate_policies",

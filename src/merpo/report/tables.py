@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from merpo.evaluation import Interval, Protocol, Results, Row, summarise
+from merpo.evaluation import Comparison, Interval, Protocol, Results, Row, summarise
 
 _HEADINGS = ("method", "mean return", "score (IQM)", "≥ data", "> meta", "P(better)")
 _WIDE = 96  # columns from which a terminal holds value and interval side by side
@@ -39,6 +39,38 @@ def print_table(results: Results, rows: Sequence[Row] | None = None, stream: Any
         # rich would read a bracket as markup
         table.add_row(*(Text(c) for c in cells), style="bold" if row.method == best else None)
     console.print(table)
+
+
+def print_comparison(c: Comparison, stream: Any = None) -> None:
+    """Print several runs on their common tasks: one row each, and who improves on whom."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=sys.stdout if stream is None else stream)
+    split = "[" if console.width >= _WIDE else "\n["
+    table = Table(title=f"{c.family}: {c.method} on {_count(len(c.tasks), 'common task')}", title_justify="left")
+    for i, heading in enumerate(("run", "mean return", "score (IQM)", "> data", "seeds")):
+        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i > 0)
+    best = max(c.runs, key=lambda r: r.mean.value).run
+    for r in c.runs:
+        score = "" if r.iqm is None else _interval(r.iqm, 2)
+        cells = (r.run, _interval(r.mean, _digits(r.mean)), score, _share(r.above_behaviour), str(r.seeds))
+        # rich would read a bracket as markup
+        table.add_row(*(Text(x.replace("[", split)) for x in cells), style="bold" if r.run == best else None)
+    console.print(table)
+    pairs = Table(title="Probability that the row returns more than the column on a task", title_justify="left")
+    pairs.add_column("")
+    for r in c.runs:
+        pairs.add_column(Text(r.run), justify="right")
+    for r, line in zip(c.runs, c.better, strict=True):
+        odds = tuple("." if v is None else _interval(v, 2).replace(" [", "\n[") for v in line)
+        pairs.add_row(Text(r.run), *(Text(x) for x in odds))
+    console.print(pairs)
+    confidence = f"{100 * c.runs[0].mean.confidence:g} %"
+    console.print(f"{confidence} bootstrap intervals; one of P that holds 0.50 tells nothing.", highlight=False)
+    for text in c.cautions:
+        console.print(f"Caution: {text}.", highlight=False, markup=False)
 
 
 def plain_table(results: Results, rows: Sequence[Row] | None = None) -> str:

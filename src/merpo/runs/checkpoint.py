@@ -2,7 +2,7 @@
 
 Layout: each array leaf under its key path (`actor.net.layers.0.weight`), typed PRNG keys as their uint32 key
 data, Python scalars as 0-d arrays; in the header under `merpo`, one JSON text with the format
-version, the caller's meta and a SHA-256 of the arrays. Any safetensors reader can open the file.
+version, the caller's meta and SHA-256 sums of both. Any safetensors reader can open the file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from merpo.errors import ConfigError, StorageError
 from merpo.files import storage_error, write_atomic
-from merpo.runs.config import config_hash, diff, to_json
+from merpo.runs.config import config_hash, diff, from_json, to_json
 
 FORMAT = "merpo-checkpoint"
 FORMAT_VERSION = 1
@@ -66,10 +66,16 @@ def save_checkpoint(path: str | os.PathLike[str], tree: Any, meta: Mapping[str, 
         }
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "sha256": _digest(arrays), "keys": keys}
     try:
-        text = json.dumps(header | {"meta": full}, allow_nan=False)
+        full = json.loads(json.dumps(full, allow_nan=False))
+        text = json.dumps(header | {"meta": full, "meta_sha256": _meta_digest(full, keys)})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"meta={meta!r}: expected values that JSON can hold ({error}).") from error
     write_atomic(path, save(arrays, metadata={"merpo": text}))
+
+
+def fingerprint(tree: Any) -> str:
+    """SHA-256 (64 hex digits) of the names, dtypes, shapes and values of a tree's arrays."""
+    return _digest({name: _to_numpy(name, leaf) for name, leaf in _named_leaves(tree)})
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -82,14 +88,15 @@ def load_checkpoint(path: str | os.PathLike[str], like: Any, config: Any = None)
 
     `like` gives names, shapes and dtypes of the leaves, as arrays or `jax.ShapeDtypeStruct` (from
     `eqx.filter_eval_shape`), and the leaves that are not arrays. NumPy leaves come back as NumPy, numbers as
-    numbers, all others as JAX arrays. With `config` the stored configuration must equal it.
+    numbers, all others as JAX arrays. With `config` the stored configuration must equal it; settings newer than
+    the file count as their defaults.
     Raises `ConfigError` naming the first differing leaves and settings, `StorageError` for a missing,
     truncated, damaged or foreign file.
     """
     path = Path(path)
     header = _read_header(path)
     meta = header["meta"]
-    if config is not None and meta.get("config_hash") != config_hash(config):
+    if config is not None and not _is_of(meta, config):
         raise ConfigError(_other_configuration(path, "", meta, config))
     try:
         entries = deserialize(path.read_bytes())
@@ -110,6 +117,19 @@ def load_checkpoint(path: str | os.PathLike[str], like: Any, config: Any = None)
         for name, leaf in zip(_all_names(like), leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, restored), meta
+
+
+def _is_of(meta: Mapping[str, Any], config: Any) -> bool:
+    """Whether a checkpoint was written with this configuration; settings that it does not know have their defaults."""
+    if meta.get("config_hash") == config_hash(config):
+        return True
+    stored = meta.get("config")
+    if not isinstance(stored, Mapping) or meta.get("config_type") != type(config).__name__:
+        return False
+    try:
+        return config_hash(from_json(type(config), stored)) == config_hash(config)
+    except ConfigError:
+        return False
 
 
 def _all_names(tree: Any) -> list[str]:
@@ -138,7 +158,7 @@ def _is_key(leaf: Any) -> bool:
 def _to_numpy(name: str, leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise ConfigError(f"tree: leaf {name!r} is a ShapeDtypeStruct, it has no values to store.")
-    array = np.array(leaf, order="C")  # keeps 0-d arrays 0-d, which np.ascontiguousarray does not
+    array = np.asarray(leaf, order="C")  # keeps 0-d arrays 0-d, which np.ascontiguousarray does not
     if array.dtype.name not in _STORABLE:
         raise ConfigError(f"tree: leaf {name!r} has dtype {array.dtype}, expected {sorted(_STORABLE)}.")
     return array
@@ -155,8 +175,14 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
     total = hashlib.sha256()
     for name in sorted(arrays):
         total.update(f"{name}:{arrays[name].dtype.name}:{arrays[name].shape};".encode())
-        total.update(arrays[name].tobytes())
+        if arrays[name].size:
+            total.update(arrays[name].reshape(-1).view(np.uint8).data)  # without a copy: states are large
     return total.hexdigest()
+
+
+def _meta_digest(meta: Mapping[str, Any], keys: Mapping[str, str]) -> str:
+    text = json.dumps([meta, keys], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -179,7 +205,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         whole = header["format"] == FORMAT and size == 8 + length + end
         version = int(header["format_version"])
         complete = all(isinstance(header[k], dict) for k in ("meta", "keys")) and "sha256" in header
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        sound = "meta_sha256" not in header or header["meta_sha256"] == _meta_digest(header["meta"], header["keys"])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise foreign from error
     if not (whole and complete):
         raise foreign
@@ -187,6 +214,8 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise StorageError(
             f"{str(path)!r} has checkpoint format {version}, expected at most {FORMAT_VERSION}. Update merpo."
         )
+    if not sound:
+        raise StorageError(f"{str(path)!r} is damaged: its header fails its checksum. Use another copy.")
     return header
 
 

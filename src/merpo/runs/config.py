@@ -7,6 +7,7 @@ other such dataclasses, or unions of these (`Optional` above all). Ranges are ch
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -52,7 +53,7 @@ def config_hash(config: Any) -> str:
 
 def diff(first: Any, second: Any) -> list[str]:
     """The settings in which two configurations (or their JSON forms) differ, one readable line each."""
-    a, b = (_flatten(c if isinstance(c, Mapping) else to_json(c)) for c in (first, second))
+    a, b = (flatten(c if isinstance(c, Mapping) else to_json(c)) for c in (first, second))
     lines = []
     for name in [*a, *(n for n in b if n not in a)]:
         if name not in b:
@@ -64,11 +65,12 @@ def diff(first: Any, second: Any) -> list[str]:
     return lines
 
 
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one table with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
@@ -157,7 +159,8 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, str) and value in _NON_FINITE:
             return _NON_FINITE[value]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            with contextlib.suppress(OverflowError):
+                return float(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if hint in (bool, str) and isinstance(value, hint):

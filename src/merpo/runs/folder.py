@@ -3,7 +3,8 @@
 config.json            the configuration, its class name and hash
 versions.json          what the run was made with (see `versions`)
 metrics.jsonl          one JSON object per line: {"step": 100, "loss": 0.5, ...}
-checkpoint.safetensors the latest state (see `merpo.runs.checkpoint`)
+checkpoint.safetensors the result (see `merpo.runs.checkpoint`)
+resume/                the state of work that is not finished yet (see `merpo.runs.state`)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -24,22 +25,18 @@ from merpo.errors import ConfigError, StorageError
 from merpo.files import storage_error, write_atomic
 from merpo.runs.checkpoint import load_checkpoint, save_checkpoint
 from merpo.runs.config import config_hash, diff, from_json, to_json
-
-try:
-    import fcntl
-except ImportError:  # Windows: no flock, so two processes on one folder go unnoticed there
-    fcntl = None  # type: ignore[assignment]
+from merpo.runs.lock import LOCK, sweep, take_lock
 
 T = TypeVar("T")
 FORMAT = "merpo-run"
 FORMAT_VERSION = 1
-CONFIG, VERSIONS, METRICS, CHECKPOINT = (
+CONFIG, VERSIONS, METRICS, CHECKPOINT, STATE = (
     "config.json",
     "versions.json",
     "metrics.jsonl",
     "checkpoint.safetensors",
+    "resume",
 )
-_LOCK = ".lock"
 
 
 def versions() -> dict[str, Any]:
@@ -56,15 +53,16 @@ def versions() -> dict[str, Any]:
     }
 
 
-def read_config(path: str | os.PathLike[str], cls: type[T]) -> T:
-    """The configuration that a run folder was made with, as a `cls`.
+def read_config(path: str | os.PathLike[str], cls: type[T], *others: type[Any]) -> T:
+    """The configuration that a run folder was made with, as a `cls` or one of `others`.
 
     Raises `StorageError` when there is no run at `path`, `ConfigError` when it is of another class.
     """
     record = _read_record(Path(path))
-    if record["config_type"] != cls.__name__:
-        raise ConfigError(f"{str(path)!r} holds a {record['config_type']}, expected a {cls.__name__}.")
-    return from_json(cls, record["config"])
+    for kind in (cls, *others):
+        if record["config_type"] == kind.__name__:
+            return from_json(kind, record["config"])
+    raise ConfigError(f"{str(path)!r} holds a {record['config_type']}, expected a {cls.__name__}.")
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, int | float]]:
@@ -96,33 +94,35 @@ class RunFolder:
         config: Any,
         extra_versions: Mapping[str, Any] | None = None,
         existing: Literal["refuse", "overwrite", "resume"] = "refuse",
+        discard: Sequence[str] = (),
     ) -> RunFolder:
         """Make the folder (or take it up again) and lock it.
 
-        `existing` says what to do with a run that is already there: `refuse`, `overwrite` (its four files are
-        removed, nothing else), or `resume` (the configuration must be equal; a half-written last line of the
-        metrics is cut off). `extra_versions` is added to `versions()`.
+        `existing` says what to do with a run that is already there: `refuse`, `overwrite` (what is listed above is
+        removed, and what the patterns `discard` name, nothing else), or `resume` (the configuration must be equal; a
+        half-written last line of the metrics is cut off). `extra_versions` is added to `versions()`.
         Raises `StorageError` for a folder that holds something else, is in use, or cannot be written;
         `ConfigError` when the run to resume has another configuration.
         """
         if existing not in ("refuse", "overwrite", "resume"):
             raise ConfigError(f"existing={existing!r}: expected 'refuse', 'overwrite' or 'resume'.")
         folder = Path(path)
-        found = _look(folder)
-        if found and existing == "refuse":
-            raise StorageError(
-                f"{str(folder)!r} already holds a run. Choose another folder, or say resume or overwrite."
-            )
+        _look(folder, existing)  # before anything is made in a folder that is not ours
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(error, folder, "make the folder") from error
-        lock = _take_lock(folder)
+        lock = take_lock(folder)
         try:
+            found = _look(folder, existing)  # again: another process may just have finished
+            sweep(folder)
+            made_with = {**versions(), **(extra_versions or {})}
             if found and existing == "resume":
                 _check_same(folder, config)
+                if not (folder / VERSIONS).exists():  # killed between the two
+                    _write_versions(folder, made_with)
             else:
-                _start(folder, config, {**versions(), **(extra_versions or {})})
+                _start(folder, config, made_with, discard)
             log = _open_log(folder / METRICS)
         except BaseException:
             os.close(lock)
@@ -133,6 +133,11 @@ class RunFolder:
     def checkpoint_path(self) -> Path:
         """Where the checkpoint is, or will be."""
         return self.path / CHECKPOINT
+
+    @property
+    def state_path(self) -> Path:
+        """Folder for the state of unfinished work."""
+        return self.path / STATE
 
     def log(self, step: int, **figures: Any) -> None:
         """Append one line of figures (numbers or 0-d arrays) to the metrics; a kill cannot lose it then.
@@ -195,12 +200,12 @@ class RunFolder:
         self.close()
 
 
-def _look(folder: Path) -> bool:
-    """Whether `folder` holds a run; raises for anything else that is not empty."""
+def _look(folder: Path, existing: str) -> bool:
+    """Whether `folder` holds a run; raises if it may not, and for anything else that is not empty."""
     try:
         if not folder.exists():
             return False
-        names = sorted(p.name for p in folder.iterdir() if p.name != _LOCK and not p.name.endswith(".tmp"))
+        names = sorted(p.name for p in folder.iterdir() if p.name != LOCK and not p.name.endswith(".tmp"))
     except OSError as error:
         raise storage_error(error, folder, "open the folder") from error
     if not names:
@@ -211,6 +216,8 @@ def _look(folder: Path) -> bool:
             "Choose another folder; merpo does not touch this one."
         )
     _read_record(folder)
+    if existing == "refuse":
+        raise StorageError(f"{str(folder)!r} already holds a run. Choose another folder, or say resume or overwrite.")
     return True
 
 
@@ -220,11 +227,13 @@ def _read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_bytes())
     except OSError as error:
         raise storage_error(error, path, "read") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{str(path)!r} is not JSON ({error}): not a run that merpo wrote.") from error
     keys = ("format", "format_version", "config_type", "config_hash", "config")
     if not isinstance(record, dict) or any(k not in record for k in keys) or record["format"] != FORMAT:
         raise StorageError(f"{str(path)!r} is not the {CONFIG} of a merpo run. Choose another folder.")
+    if not isinstance(record["config"], dict) or type(record["format_version"]) is not int:
+        raise StorageError(f"{str(path)!r} is damaged: it has no table of settings. Choose another folder.")
     if record["format_version"] > FORMAT_VERSION:
         raise StorageError(f"{str(path)!r} has format {record['format_version']}. Update merpo to read it.")
     return record
@@ -242,7 +251,7 @@ def _check_same(folder: Path, config: Any) -> None:
         )
 
 
-def _start(folder: Path, config: Any, made_with: Mapping[str, Any]) -> None:
+def _start(folder: Path, config: Any, made_with: Mapping[str, Any], discard: Sequence[str]) -> None:
     record = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -251,32 +260,18 @@ def _start(folder: Path, config: Any, made_with: Mapping[str, Any]) -> None:
         "config": to_json(config),
     }
     try:
-        # the checkpoint goes first: an old one must never be found beside a new configuration
-        for name in (CHECKPOINT, METRICS, VERSIONS):
-            (folder / name).unlink(missing_ok=True)
+        # these go first: an old result must never be found beside a new configuration
+        for pattern in (*discard, f"{STATE}/*", CHECKPOINT, METRICS, VERSIONS):
+            for path in folder.glob(pattern):
+                path.unlink(missing_ok=True)
     except OSError as error:
         raise storage_error(error, folder, "overwrite the run in") from error
     write_atomic(folder / CONFIG, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    _write_versions(folder, made_with)
+
+
+def _write_versions(folder: Path, made_with: Mapping[str, Any]) -> None:
     write_atomic(folder / VERSIONS, json.dumps(dict(made_with), indent=2) + "\n")
-
-
-def _take_lock(folder: Path) -> int:
-    path = folder / _LOCK
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise storage_error(error, path, "write") from error
-    if fcntl is not None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise StorageError(
-                f"{str(folder)!r} is in use by another process. Wait for it to end, or choose another folder."
-            ) from error
-        except OSError:  # a file system without locks: better unguarded than unusable
-            pass
-    return handle
 
 
 def _open_log(path: Path) -> int:
@@ -306,7 +301,7 @@ def _parse_metrics(path: Path) -> tuple[list[dict[str, int | float]], int]:
         try:
             row = json.loads(line)
             rows.append({"step": int(row["step"])} | {k: float(v) for k, v in row.items() if k != "step"})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise StorageError(f"{str(path)!r}, line {number}: {line[:60]!r} is not a line of metrics.") from error
     return rows, end
 

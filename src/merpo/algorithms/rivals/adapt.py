@@ -16,11 +16,12 @@ from jaxtyping import Float
 
 from merpo.algorithms import pipeline
 from merpo.algorithms.merpo import MerPOConfig
-from merpo.algorithms.pipeline import Learned, NewTasks, Report, silent
+from merpo.algorithms.pipeline import Learned, NewTasks
 from merpo.algorithms.rivals import combo, iql, td3bc
 from merpo.algorithms.rivals.iql import IQLConfig
 from merpo.algorithms.rivals.running import Algorithm, draw_rows, every_job, run
 from merpo.algorithms.rivals.td3bc import TD3BCConfig
+from merpo.algorithms.rounds import Report, silent
 from merpo.data.types import SetInfo, TaskData, stack
 from merpo.errors import ConfigError
 

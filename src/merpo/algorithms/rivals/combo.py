@@ -19,7 +19,9 @@ import numpy as np
 from jaxtyping import Float
 
 from merpo.algorithms.merpo import MerPOConfig
-from merpo.algorithms.pipeline import Learned, NewTasks, Report, make_batch, silent, termination_rule
+from merpo.algorithms.pipeline import Learned, NewTasks, termination_rule
+from merpo.algorithms.rounds import Report, silent
+from merpo.algorithms.stages import make_batch
 from merpo.algorithms.threads import side_by_side
 from merpo.data.types import SetInfo, Stacked, TaskData
 from merpo.dynamics.ensemble import DynamicsConfig, Ensemble, TargetScale
@@ -31,8 +33,10 @@ to stop falling, where the best parameters on the hold-out are kept."""
 
 
 def objective(config: MerPOConfig) -> MerPOConfig:
-    """The same settings with lambda = 0: no anchor, and no warm-up, in which the actor would follow none."""
-    return replace(config, rac=replace(config.rac, lam=0.0, lam_mode="fixed", warmup=0))
+    """The same settings with lambda = 0: no anchor to measure or balance, and no warm-up, in which the actor would
+    follow none."""
+    free = replace(config.rac, lam=0.0, lam_mode="fixed", alpha_mode="fixed", behaviour="clone", warmup=0)
+    return replace(config, rac=free)
 
 
 def fresh_models(
@@ -72,4 +76,4 @@ def scratch_models(
     rule = termination_rule(info, learned.preparation)
     fitted, errors = fresh_models(batch.stacked, batch.rows, learned.scale, info, config.dynamics, rule.learned, seeds)
     report("models from scratch", len(seeds), len(seeds), {"error": float(np.mean(errors[..., -1]))})
-    return NewTasks(batch, rule, fitted, errors)
+    return NewTasks(tuple(t.name for t in tasks), batch, rule, fitted, errors)

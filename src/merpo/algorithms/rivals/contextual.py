@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from merpo.algorithms.merpo import MerPOConfig
-from merpo.algorithms.pipeline import Report, silent
 from merpo.algorithms.presets import SMALL
 from merpo.algorithms.rivals import cbcq, csro, encoders, focal, mbml, pearl, unicorn
 from merpo.algorithms.rivals.bcq import BCQConfig
@@ -27,6 +26,7 @@ from merpo.algorithms.rivals.pearl import PearlConfig
 from merpo.algorithms.rivals.running import Algorithm, run, seed_jobs
 from merpo.algorithms.rivals.sac import SACConfig
 from merpo.algorithms.rivals.unicorn import UnicornConfig
+from merpo.algorithms.rounds import Report, silent
 from merpo.data.prepare import Preparation
 from merpo.data.types import SetInfo, TaskData, Transitions, stack
 

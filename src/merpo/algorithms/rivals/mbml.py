@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from merpo.algorithms.pipeline import Report, silent
 from merpo.algorithms.rivals import bcq, encoders
 from merpo.algorithms.rivals.bcq import BCQConfig
 from merpo.algorithms.rivals.combo import fresh_models
@@ -29,6 +28,7 @@ from merpo.algorithms.rivals.encoders import Conditioned, ContextConfig, Gaussia
 from merpo.algorithms.rivals.running import Algorithm, draw_rows, every_job, run
 from merpo.algorithms.rivals.settings import check_counts, check_weights
 from merpo.algorithms.rivals.td import Trained
+from merpo.algorithms.rounds import Report, silent
 from merpo.data.types import SetInfo, Stacked, TaskData, Transitions, stack
 from merpo.dynamics.ensemble import DynamicsConfig, TargetScale, fit_scale
 from merpo.dynamics.fit import FittedModel, split_rows

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from merpo.algorithms.rivals.bcq import VAE, Constrained, Perturbation
+from merpo.errors import ConfigError
 from merpo.networks import MLP, Actor, TwinCritic
 
+LARGEST = 2**20
+"""Of widths and counts in a description."""
 PolicyNet = Actor | Constrained
 """From observations to a `TanhGaussian`; `given(z)` holds a context."""
 
@@ -27,6 +30,28 @@ def describe(net: PolicyNet) -> dict[str, Any]:
         "candidates": int(net.latents.shape[-2]),
         "z": int(net.z.shape[-1]),
     }
+
+
+def check_description(description: Any) -> None:
+    """ConfigError unless it is one that `describe` gives."""
+    kind = description.get("kind") if isinstance(description, Mapping) else None
+    if kind not in ("actor", "constrained"):
+        raise ConfigError(f"network={description!r}: expected a policy of kind actor or constrained.")
+
+    def count(x: Any) -> bool:
+        return type(x) is int and 1 <= x <= LARGEST
+
+    for name in ("hidden",) if kind == "actor" else ("hidden", "vae_hidden"):
+        widths = description.get(name)
+        if not isinstance(widths, list) or not widths or not all(count(w) for w in widths):
+            raise ConfigError(f"network.{name}={widths!r}: expected the widths of at least one hidden layer.")
+    if kind == "actor":
+        return
+    limit, z = description.get("perturbation"), description.get("z")
+    if not isinstance(limit, int | float) or not 0.0 <= limit <= 2.0:
+        raise ConfigError(f"network.perturbation={limit!r}: expected a number in [0, 2].")
+    if not count(description.get("candidates")) or type(z) is not int or not 0 <= z <= LARGEST:
+        raise ConfigError("network: expected whole numbers as candidates (>= 1) and z (>= 0).")
 
 
 def skeleton(description: Mapping[str, Any], obs_dim: int, act_dim: int) -> PolicyNet:

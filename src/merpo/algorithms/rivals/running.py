@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from merpo.algorithms.pipeline import Report, silent
+from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.sample import sample_rows
 from merpo.data.types import Stacked, Transitions

@@ -1,0 +1,68 @@
+"""Comparing runs against SciPy's Mann-Whitney and plain means."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import mannwhitneyu
+
+from merpo.errors import ConfigError, DataError
+from merpo.evaluation import Protocol, Results, compare
+from merpo.report.tables import print_comparison
+
+rng = np.random.default_rng(1)
+
+
+def results(shift, tasks=("a", "b", "c"), seeds=4, family="f", known=True):
+    returns = rng.normal(shift, 1.0, (seeds, len(tasks), 3))
+    n = len(tasks)
+    references = {"random": np.full(n, -10.0), "expert": np.full(n, 10.0)} if known else {}
+    protocol = Protocol(3, tuple(range(seeds)))
+    return Results(family, "medium", tasks, {"bc": returns - 1, "merpo": returns}, np.zeros(n), protocol, **references)
+
+
+def test_better_is_mann_whitney_on_common_tasks():
+    one, two = results(0.0), results(0.4, ("b", "c", "d"), seeds=3)
+    found = compare({"one": one, "two": two})
+    assert found.tasks == ("b", "c")
+    x, y = one.returns["merpo"].mean(2)[:, 1:], two.returns["merpo"].mean(2)[:, :2]
+    wins = [mannwhitneyu(x[:, i], y[:, i]).statistic / (4 * 3) for i in range(2)]
+    assert found.better[0][1].value == pytest.approx(np.mean(wins))
+    assert found.better[1][0].value == pytest.approx(1 - np.mean(wins))
+    assert found.better[0][0] is None
+    assert found.better[0][1].low <= np.mean(wins) <= found.better[0][1].high
+    assert found.runs[0].mean.value == pytest.approx(x.mean())
+    assert found.runs[1].iqm.value == pytest.approx(np.sort(((y + 10) / 20).ravel())[1:-1].mean())
+    assert found.runs[0].above_behaviour == np.mean(x.mean(0) > 0)
+    said = " ".join(found.cautions)
+    assert "only the 2 tasks" in said
+    assert "number of seeds: 3 | 4" in said
+
+
+def test_unknown_references_and_other_methods():
+    found = compare({"one": results(0.0, known=False), "two": results(3.0)}, "bc")
+    assert found.runs[0].iqm is None
+    assert found.better[1][0].value == 1.0
+    assert compare({"one": results(0.0), "two": results(3.0)}, "behaviour").better[0][1].value == 0.5
+
+
+def test_what_cannot_be_compared():
+    with pytest.raises(ConfigError, match="at least two"):
+        compare({"one": results(0.0)})
+    with pytest.raises(DataError, match="different families"):
+        compare({"one": results(0.0), "two": results(0.0, family="g")})
+    with pytest.raises(DataError, match="share no task"):
+        compare({"one": results(0.0), "two": results(0.0, ("x",))})
+    with pytest.raises(ConfigError, match="method='rac': run 'one' has bc, merpo"):
+        compare({"one": results(0.0), "two": results(0.0)}, "rac")
+
+
+def test_the_table_shows_brackets_of_names_as_they_are():
+    one = results(0.0)
+    out = io.StringIO()
+    print_comparison(compare({"[bold]one": one, "two": replace(one, quality="expert")}), out)
+    text = out.getvalue()
+    assert "[bold]one" in text
+    assert "0.50" in text
+    assert "data quality: expert | medium" in text
