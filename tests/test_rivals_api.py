@@ -10,14 +10,15 @@ import pytest
 
 import merpo
 from merpo import ConfigError, StorageError, rivals
-from merpo.api import METHODS
+from merpo.api import METHODS, PolicyTree
 from merpo.cli import main
 from merpo.commands import record
+from merpo.data import Preparation
 from merpo.evaluation import results_from_json
-from merpo.runs import to_json
+from merpo.runs import read_meta, save_checkpoint, to_json
 from rival_cases import tiny
 from test_api_fit import TINY
-from toys import linear_set, linear_task
+from toys import actor, linear_info, linear_set, linear_task
 
 OBS = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
 
@@ -59,6 +60,8 @@ def test_a_context_learner_fits_adapts_and_is_stored(new, tmp_path):
     np.testing.assert_array_equal(stored.policy("new-1", seed=5)(OBS), action)
     with pytest.raises(StorageError, match="kind"):
         merpo.Meta.load(path)
+    with pytest.raises(ConfigError, match=r"Constrained.*best of many"):
+        stored.policy("new-1").export(tmp_path / "policy.onnx")
     with pytest.raises(ConfigError, match="updates"):
         rivals.ContextMeta.load(path, tiny(method, updates=16))
 
@@ -120,6 +123,33 @@ def test_settings_belong_to_their_method(meta, new):
             meta.adapt_many(new, method, settings=settings)
 
 
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda m: m.pop("network"), "network is missing"),
+        (lambda m: m.update(network={"kind": "pickle"}), "network="),
+        (lambda m: m["network"].update(hidden=[4, -1]), "network.hidden"),
+        (lambda m: m["network"].update(hidden=[2**40]), "network.hidden"),
+        (lambda m: m.update(network=m["network"] | {"kind": "constrained"}), "vae_hidden"),
+        (lambda m: m.update(config_type="Popen"), "config_type='Popen'"),
+        (lambda m: m.update(config_type="PearlConfig"), "PearlConfig|setting"),
+    ],
+)
+def test_a_damaged_header_is_refused_by_name(change, word, tmp_path):
+    """Also of a file whose checksums are right."""
+    net = jax.tree.map(lambda x: x[None, None], actor(0, obs=2, act=1))
+    found = PolicyTree(net, Preparation.like(2, 1))
+    policies = merpo.PolicySet("bc", found, linear_info(), ("new-0",), (3,), TINY)
+    path = tmp_path / "p.safetensors"
+    policies.save(path)
+    content = read_meta(path)
+    assert merpo.PolicySet.load(path).tasks == ("new-0",)
+    change(content)
+    save_checkpoint(path, found, content)
+    with pytest.raises(StorageError, match=word):
+        merpo.PolicySet.load(path)
+
+
 def test_the_commands_know_every_method():
     assert record.ADAPTED == METHODS
     assert record.CONTEXT == rivals.METHODS
@@ -136,6 +166,8 @@ def test_a_context_learner_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert main([*args, "pearl", "--config", str(tmp_path / "tiny.json"), "--seeds", "0", "3"]) == 0
     assert main(["adapt", out, "--tasks", "task-041", "task-044"]) == 0
     assert main(["evaluate", out, "--episodes", "2", "--no-figure"]) == 0
+    policy = str(tmp_path / "policy.onnx")
+    assert main(["export", out, "--method", "pearl", "--task", "task-041", "--out", policy]) == 0
     results = results_from_json(json.loads((tmp_path / "run" / "results.json").read_text()))
     assert list(results.returns) == ["pearl"]
     assert results.returns["pearl"].shape == (2, 2, 2)
@@ -146,6 +178,9 @@ def test_a_context_learner_from_the_command_line(tmp_path, monkeypatch, capsys):
         (["adapt", out, "--certify"], "certify"),
         ([*args, "pearl", "--alpha", "0.3", "--overwrite"], "alpha"),
         ([*args, "maml", "--overwrite"], "method='maml'"),
+        ([*args, "pearl", "--resume"], "resume: method='pearl'"),
+        (["report", out, "--out", str(tmp_path / "page.html")], "a run of pearl"),
+        (["export", out, "--task", "task-041", "--out", policy], "no policies of 'merpo'; adapted there: pearl"),
     ):
         assert main(wrong) == 2
         assert word in capsys.readouterr().err

@@ -17,6 +17,12 @@ from merpo.guarantee.certificate import Certificate
 from merpo.runs import from_json, read_meta
 
 META_KIND, LEARNER_KIND, POLICY_KIND = "merpo-meta", "merpo-context-learner", "merpo-policies"
+KINDS: dict[str, tuple[type[Any], ...]] = {
+    META_KIND: (MerPOConfig,),
+    LEARNER_KIND: CONFIGS,
+    POLICY_KIND: (MerPOConfig, *CONFIGS),
+}
+"""Whose settings a checkpoint of each kind may hold."""
 LARGEST = 2**31 - 1
 
 
@@ -52,10 +58,11 @@ def read_head(path: str | os.PathLike[str], kind: str) -> Head:
 
 
 def _checked(meta: Mapping[str, Any], kind: str) -> Head:
-    known: tuple[type[Any], ...] = {META_KIND: (MerPOConfig,), LEARNER_KIND: CONFIGS}.get(kind, (MerPOConfig, *CONFIGS))
-    found = [c for c in known if c.__name__ == meta.get("config_type")]
+    found = [c for c in KINDS[kind] if c.__name__ == meta.get("config_type")]
     if not found:
-        raise ConfigError(f"config_type={meta.get('config_type')!r}: expected {', '.join(c.__name__ for c in known)}.")
+        raise ConfigError(
+            f"config_type={meta.get('config_type')!r}: expected one of {[c.__name__ for c in KINDS[kind]]}."
+        )
     config, info = from_json(found[0], meta.get("config")), from_json(SetInfo, meta.get("info"))
     for name in ("obs_dim", "act_dim"):
         if not 1 <= getattr(info, name) <= LARGEST:

@@ -21,19 +21,13 @@ OPSET, IR_VERSION = 17, 8
 """Of 2022: what every runtime since ONNX Runtime 1.12 reads."""
 
 
-def onnx_bytes(actor: Any, preparation: Preparation, metadata: Mapping[str, str]) -> bytes:
+def onnx_bytes(actor: Actor, preparation: Preparation, metadata: Mapping[str, str]) -> bytes:
     """The deterministic policy `observation` float32 [batch, obs] -> `action` float32 [batch, act], any batch size.
 
     Node for node what `Policy.__call__` computes. `metadata` travels inside the file. Needs the `export` extra.
-    ConfigError for a policy that is not a tanh-Gaussian actor.
     """
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    if not isinstance(actor, Actor):
-        raise ConfigError(
-            f"actor: a {type(actor).__name__}, which chooses among candidates, has no ONNX graph. Export it with"
-            " format='stablehlo' (--format stablehlo), or export a policy of another method."
-        )
     net = actor.net
     if net.layer_norm or net.activation not in ("relu", "silu", "tanh"):
         raise ConfigError(f"actor: no ONNX graph for activation={net.activation!r}, layer_norm={net.layer_norm}.")

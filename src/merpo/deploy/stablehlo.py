@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from merpo.data import Preparation
+from merpo.networks import Actor
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-def stablehlo_bytes(actor: Any, preparation: Preparation) -> bytes:
+def stablehlo_bytes(actor: Actor, preparation: Preparation) -> bytes:
     """The deterministic policy float32 [batch, obs] -> [batch, act], any batch size, for CPUs and accelerators.
 
     Run it with `jax.export.deserialize(bytes).call(obs)`. Needs the `export` extra (flatbuffers).
