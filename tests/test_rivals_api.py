@@ -132,7 +132,7 @@ def test_settings_belong_to_their_method(meta, new):
         (lambda m: m["network"].update(hidden=[2**40]), "network.hidden"),
         (lambda m: m.update(network=m["network"] | {"kind": "constrained"}), "vae_hidden"),
         (lambda m: m.update(config_type="Popen"), "config_type='Popen'"),
-        (lambda m: m.update(config_type="PearlConfig"), "PearlConfig|setting"),
+        (lambda m: m.update(config_type="PearlConfig"), "PearlConfig has no such setting"),
     ],
 )
 def test_a_damaged_header_is_refused_by_name(change, word, tmp_path):

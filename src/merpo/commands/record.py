@@ -57,12 +57,12 @@ class RunRecord:
     """What the run was trained on."""
     seeds: tuple[int, ...]
     train_tasks: int
-    method: str = "merpo"
-    """What was trained: `merpo`, or one of `CONTEXT`."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage: `train`, `adapt <method>`, `evaluate`."""
     adapted: Mapping[str, Any] = field(default_factory=dict)
     """`data` (as above), `episodes` (first episodes of each log used, or null for all), `tasks`, `methods`."""
+    method: str = "merpo"
+    """What was trained: `merpo`, or one of `CONTEXT`."""
 
     def save(self, folder: Path) -> None:
         """Write `run.json`, whole or not at all."""

@@ -140,7 +140,7 @@ def train(
             meta.save(run.checkpoint_path)
             if meta.curves:
                 save_curves(out, "train", meta.curves)
-            record = RunRecord(ref, tuple(learner.seeds), len(data.train), method)
+            record = RunRecord(ref, tuple(learner.seeds), len(data.train), method=method)
             record.timed("train", states.seconds).save(out)
             states.clear()
     return meta
