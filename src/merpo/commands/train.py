@@ -55,8 +55,8 @@ class Train:
     adapt_updates: int | None = None
     """RAC updates of a new task."""
     alpha: float | None = None
-    """A fixed balance: 1 stays with the behaviour policy, 0 follows the meta-policy. Without it the settings' own, which
-    for locomotion-sized systems is an alpha that each task's data adapt."""
+    """A fixed balance: 1 stays with the behaviour policy, 0 follows the meta-policy. Without it the settings' own:
+    an alpha that each task's data adapt, for locomotion-sized systems."""
     lam: float | None = None
     """Weight of both divergences."""
     beta: float | None = None
