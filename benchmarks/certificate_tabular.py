@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import beta
 
 from merpo.data import TaskData, Transitions
 from merpo.evaluation.offpolicy import Target
@@ -119,10 +120,20 @@ def chunk(rng: np.random.Generator, n: int, episodes: int, config: CertificateCo
         row = {"kind": str(kind[i]), "skill": float(skill[i, -1]), **{k: float(v[i]) for k, v in truth.items()}}
         row |= {"certified": made.certified, "reasons": list(made.reasons), "unsupported": made.unsupported}
         row |= {"estimate": over and over.estimate, "lower": over and over.lower, "method": over and over.method}
-        row |= {"stitched": made.stitched_return, "effective": made.effective_transitions}
+        row |= {"effective": made.effective_transitions}
         row |= {"meta_lower": made.over_meta and made.over_meta.lower}
         found.append(row)
     return found
+
+
+def interval(successes: int, trials: int, level: float = 0.95) -> list[float] | None:
+    """Clopper-Pearson interval of a share; null without trials."""
+    if trials == 0:
+        return None
+    side = (1.0 - level) / 2.0
+    low = beta.ppf(side, successes, trials - successes + 1) if successes else 0.0
+    high = beta.ppf(1.0 - side, successes + 1, trials - successes) if successes < trials else 1.0
+    return [round(float(low), 4), round(float(high), 4)]
 
 
 def summarise(rows: list[dict[str, Any]], margin: float = 0.1) -> dict[str, Any]:
@@ -140,6 +151,8 @@ def summarise(rows: list[dict[str, Any]], margin: float = 0.1) -> dict[str, Any]
     for a, b in zip(steps, [*steps[1:], np.inf], strict=True):
         inside = (share >= a) & (share < b)
         power[f"{a:g} to {b:g}"] = [int(inside.sum()), ratio(certified & inside, inside)]
+    # a refusal for lack of support is an answer of its own: whether the rest is recognised, where the log can tell
+    told = better & ~np.array([any("no support" in x for x in r["reasons"]) for r in rows])
     versus = [(r["meta_lower"] > 0, r["policy"] - r["meta"]) for r in rows if r["meta_lower"] is not None]
     over, true = np.array([v for v, _ in versus], bool), np.array([g for _, g in versus], float)
     return {
@@ -147,7 +160,12 @@ def summarise(rows: list[dict[str, Any]], margin: float = 0.1) -> dict[str, Any]
         "truly_better_by_margin": int(better.sum()), "margin": margin,
         "false_certification": ratio(certified & worse, certified), "false_certified": int((certified & worse).sum()),
         "worse_policies_certified": ratio(certified & worse, worse),
+        "false_certification_interval": interval(int((certified & worse).sum()), int(certified.sum())),
         "better_policies_certified": ratio(certified & better, better),
+        "better_policies_certified_interval": interval(int((certified & better).sum()), int(better.sum())),
+        "better_policies_with_support": int(told.sum()),
+        "better_policies_with_support_certified": ratio(certified & told, told),
+        "better_policies_with_support_certified_interval": interval(int((certified & told).sum()), int(told.sum())),
         "lower_bound_exceeds_truth": ratio(lower > gain, np.isfinite(lower)),
         "lower_bound_exceeds_truth_when_certified": ratio((lower > gain) & certified, certified),
         "power_by_share_of_range": power, "refused_for": refused,

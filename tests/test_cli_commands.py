@@ -73,7 +73,7 @@ def run(home):
     """A run folder trained with two seeds, adapted to two tasks and evaluated."""
     out = home / "run"
     assert train(home, out, "--seeds", "0", "3", "--alpha", "0.3") == 0
-    assert main(["adapt", str(out), "--tasks", "task-041", "task-044", "--episodes", "1"]) == 0
+    assert main(["adapt", str(out), "--tasks", "task-041", "task-044", "--episodes", "1", "--no-certify"]) == 0
     assert main(["evaluate", str(out), "--episodes", "2", "--results", str(home / "copy.json")]) == 0
     return out
 
@@ -123,7 +123,7 @@ def test_evaluation_writes_complete_results(run, home):
 def test_adapting_to_something_else_removes_the_old_policies(run, home, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    assert main(["adapt", str(copy), "--tasks", "task-041", "task-044", "--methods", "bc"]) == 0
+    assert main(["adapt", str(copy), "--tasks", "task-041", "task-044", "--methods", "bc", "--no-certify"]) == 0
     assert sorted(p.stem for p in (copy / "policies").iterdir()) == ["bc"]
     assert read_record(copy).adapted["methods"] == ["bc"]
     assert main(["evaluate", str(copy), "--episodes", "1", "--no-figure"]) == 0
@@ -139,12 +139,15 @@ def complaint(capsys, args):
 
 
 def test_adapting_with_certificates_says_what_is_certified(copy, capsys):
-    assert main(["adapt", str(copy), "--certify", "--methods", "merpo", "--tasks", "task-041"]) == 0
+    assert main(["adapt", str(copy), "--methods", "merpo", "--tasks", "task-041", "--choose-alpha", "0.2", "0.6"]) == 0
     assert "0 of 1 policies certified" in capsys.readouterr().out
     stored = json.loads((copy / "certificates.json").read_text())
     assert list(stored) == ["merpo"]
     assert "log too small" in stored["merpo"]["3"][0]["sentence"]
-    assert read_record(copy).adapted["certified"] is True
+    adapted = read_record(copy).adapted
+    assert adapted["certified"] is True
+    assert adapted["choices"]["alpha"] == [0.2, 0.6]
+    assert stored["merpo"]["3"][0]["settings"]["alpha"] in (0.2, 0.6)
     policies = merpo.PolicySet.load(copy / "policies" / "merpo.safetensors")
     assert policies.policy(0, 3).certificate.to_json() == stored["merpo"]["3"][0]
 

@@ -96,21 +96,22 @@ def _run(args: list[str]) -> None:
         Quickstart: run_quickstart,
         Theory: run_theory,
     }
+    plain = tyro.conf.FlagCreatePairsOff  # adapt alone has a flag that is on unless one says --no-certify
     command: Any = (
-        Annotated[Train, tyro.conf.subcommand("train")]
+        Annotated[Train, tyro.conf.subcommand("train"), plain]
         | Annotated[Adapt, tyro.conf.subcommand("adapt")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Data, tyro.conf.subcommand("data")]
-        | Annotated[Behaviour, tyro.conf.subcommand("behaviour")]
-        | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
-        | Annotated[Theory, tyro.conf.subcommand("theory")]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate"), plain]
+        | Annotated[Data, tyro.conf.subcommand("data"), plain]
+        | Annotated[Behaviour, tyro.conf.subcommand("behaviour"), plain]
+        | Annotated[Quickstart, tyro.conf.subcommand("quickstart"), plain]
+        | Annotated[Theory, tyro.conf.subcommand("theory"), plain]
     )
     options = tyro.cli(
         command,
         prog="merpo",
         description=DESCRIPTION,
         args=args,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     use_compilation_cache()
     runners[type(options)](options)

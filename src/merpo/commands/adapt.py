@@ -28,6 +28,7 @@ from merpo.runs import write_atomic
 
 if TYPE_CHECKING:
     import merpo
+    from merpo.certified import Choices
     from merpo.data import TaskSet
 
 
@@ -45,11 +46,18 @@ class Adapt:
     """Only the first N episodes of each test task's log; default: all."""
     methods: tuple[str, ...] = METHODS
     """Any of merpo, rac (no meta-policy), bc (the behaviour term alone), meta-policy (unadapted)."""
-    certify: bool = False
-    """Keep half of each log from merpo's and rac's learning to certify their improvement; `certificates.json` says
-    what came of it. A policy that is not certified is replaced by the behaviour clone."""
+    certify: bool = True
+    """Half of each log is kept from merpo's and rac's learning to certify their improvement; `certificates.json` says
+    what came of it. A policy that is not certified is replaced by the behaviour clone. With --no-certify, as studies
+    that compare methods in simulation want it, all learn from the whole log."""
     insist: bool = False
-    """With --certify: keep the adapted policies even where they are not certified."""
+    """Keep the adapted policies even where they are not certified."""
+    choose_alpha: tuple[float, ...] = ()
+    """Several alphas: task by task the one is taken that off-policy evaluation on the learning half prefers."""
+    choose_lam: tuple[float, ...] = ()
+    """The same for lambda."""
+    choose_updates: tuple[int, ...] = ()
+    """The same for the number of updates."""
     verbose: bool = False
     """Print the time of each stage."""
 
@@ -57,8 +65,12 @@ class Adapt:
 def run_adapt(options: Adapt) -> None:
     """Run the command."""
     import merpo
+    from merpo.certified import Choices
 
     watch = Stopwatch()
+    choices = Choices(options.choose_alpha, options.choose_lam, options.choose_updates)
+    if not options.certify and (options.insist or choices != Choices()):
+        raise ConfigError("no-certify with insist or choose-...: these need certificates. Leave one of them out.")
     record = read_record(options.run_dir)
     with watch.stage("loading"):
         meta = merpo.Meta.load(options.run_dir / "checkpoint.safetensors", run_config(options.run_dir))
@@ -68,7 +80,7 @@ def run_adapt(options: Adapt) -> None:
     with Stages() as bars:
         adapt(
             meta, tasks, ref, options.methods, options.run_dir, bars.report, watch, options.episodes,
-            certify=options.certify, insist=options.insist,
+            certify=options.certify, insist=options.insist, choices=choices,
         )  # fmt: skip
     say(f"Policies: {options.run_dir / 'policies'}  (next: merpo evaluate {options.run_dir})")
     if options.verbose:
@@ -86,6 +98,7 @@ def adapt(
     episodes: int | None = None,
     certify: bool = False,
     insist: bool = False,
+    choices: Choices | None = None,
 ) -> dict[str, merpo.PolicySet]:
     """Adapt by every method and write the policies; those of an adaptation to something else are removed."""
     if unknown := [m for m in methods if m not in METHODS]:
@@ -96,6 +109,8 @@ def adapt(
     target = {"data": asdict(ref), "episodes": episodes, "tasks": [t.name for t in tasks]}
     if certify:
         target |= {"certified": True, "insisted": insist}
+        if choices is not None and any(asdict(choices).values()):
+            target |= {"choices": {k: list(v) for k, v in asdict(choices).items()}}
     before = dict(record.adapted)
     kept = before.pop("methods", [])
     if before != target:
@@ -120,7 +135,7 @@ def adapt(
 
         with watch.stage(f"adapting ({method})"):
             if certify and method in ("merpo", "rac"):
-                policies = certified(meta, tasks, method, insist, named, folder)
+                policies = certified(meta, tasks, method, insist, choices, named, folder)
             else:
                 policies = meta.adapt_many(tasks, method, models=models, report=named)
             policies.save(folder / "policies" / f"{method}.safetensors")
@@ -136,12 +151,18 @@ def adapt(
 
 
 def certified(
-    meta: merpo.Meta, tasks: TaskSet, method: str, insist: bool, report: Report, folder: Path
+    meta: merpo.Meta,
+    tasks: TaskSet,
+    method: str,
+    insist: bool,
+    choices: Choices | None,
+    report: Report,
+    folder: Path,
 ) -> merpo.PolicySet:
     """Adapt with certificates, say what came of them, and keep them in the run folder by method."""
     from merpo.certified import adapt_certified
 
-    policies = adapt_certified(meta, tuple(tasks), method, insist=insist, report=report)
+    policies = adapt_certified(meta, tuple(tasks), method, insist=insist, choices=choices, report=report)
     rows = policies.certificates or ()
     path = folder / "certificates.json"
     known = json.loads(path.read_bytes()) if path.exists() else {}
