@@ -273,3 +273,8 @@ def test_settings_are_chosen_without_the_part_that_certifies(fitted):
     assert made.certificates[0][0].settings == grid[pick][0]
     np.testing.assert_array_equal(made.policy(0)(log.transitions.obs), sets[pick].policy(0)(log.transitions.obs))
     assert made.certificates[0][0].episodes == held.episodes == 12
+    # the same log in another unit of reward is refused, and the reason named
+    hundred = replace(log, transitions=replace(log.transitions, reward=log.transitions.reward * np.float32(100)))
+    other = adapt_certified(meta, [hundred], insist=True).certificates[0][0]
+    assert not other.certified
+    assert "reward scale" in other.sentence
