@@ -208,12 +208,15 @@ def complaint(capsys, args):
 
 
 def test_adapting_with_certificates_says_what_is_certified(copy, capsys):
-    assert main(["adapt", str(copy), "--certify", "--methods", "merpo", "--tasks", "task-041"]) == 0
+    assert main(["adapt", str(copy), "--methods", "merpo", "--tasks", "task-041", "--choose-alpha", "0.2", "0.6"]) == 0
     assert "0 of 1 policies certified" in capsys.readouterr().out
     stored = json.loads((copy / "certificates.json").read_text())
     assert list(stored) == ["merpo"]
     assert "log too small" in stored["merpo"]["3"][0]["sentence"]
-    assert read_record(copy).adapted["certified"] is True
+    adapted = read_record(copy).adapted
+    assert adapted["certified"] is True
+    assert adapted["choices"]["alpha"] == [0.2, 0.6]
+    assert stored["merpo"]["3"][0]["settings"]["alpha"] in (0.2, 0.6)
     policies = merpo.PolicySet.load(copy / "policies" / "merpo.safetensors")
     policy = policies.policy(0, 3)
     assert policy.certificate.to_json() == stored["merpo"]["3"][0]
