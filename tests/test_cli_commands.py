@@ -208,7 +208,23 @@ def complaint(capsys, args):
 
 
 def test_adapting_with_certificates_says_what_is_certified(copy, capsys):
-    assert main(["adapt", str(copy), "--methods", "merpo", "--tasks", "task-041", "--choose-alpha", "0.2", "0.6"]) == 0
+    assert (
+        main(
+            [
+                "adapt",
+                str(copy),
+                "--methods",
+                "merpo",
+                "--tasks",
+                "task-041",
+                "--certify",
+                "--choose-alpha",
+                "0.2",
+                "0.6",
+            ]
+        )
+        == 0
+    )
     assert "0 of 1 policies certified" in capsys.readouterr().out
     stored = json.loads((copy / "certificates.json").read_text())
     assert list(stored) == ["merpo"]
