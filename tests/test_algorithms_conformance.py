@@ -1,6 +1,7 @@
 """What every update function keeps: jit changes nothing, tasks are a mapped axis, float32 stays, seeds repeat."""
 
 from dataclasses import replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from merpo import DynamicsConfig, MerPOConfig, RACConfig
-from merpo.algorithms import merpo, meta, pipeline, rac
+from merpo.algorithms import bc, merpo, meta, pipeline, rac
 from merpo.data import Preparation
 from merpo.dynamics.ensemble import fit_scale
 from merpo.dynamics.fit import FittedModel, Rows, fit_steps, of_task, optimiser
+from rival_cases import ALGORITHMS, rival_case, rival_update
 from toys import actor, critic, ensemble, linear_info, linear_set, transitions, unit_scale
 
 CONFIG = MerPOConfig(
@@ -72,7 +74,28 @@ def meta_update(metas, actors, critics, obs, action, key):
     return meta.meta_steps(metas, actors, critics, obs, action, z, weight, keys, CONFIG.meta_lr, jnp.float32(1.0))
 
 
-CASES = {"rac": (rac_update, rac_case), "model": (model_update, model_case), "meta-policy": (meta_update, meta_case)}
+def bc_case(i: int, size: float = 1.0):
+    data = transitions(i, 9)
+    data = eqx.tree_at(lambda t: t.obs, data, data.obs * size)
+    return bc.Cloned(actor(i), jnp.zeros((), jnp.float32)), data
+
+
+def bc_update(state, data, key):
+    rows = jnp.arange(9, dtype=jnp.int32)
+    count = jnp.asarray(9, jnp.int32)
+    new = bc.clone(
+        state.actor, data, rows, count, rows, rows >= 0, key, updates=2, batch=4, learning_rate=1e-3, checks=2
+    )
+    return new, new.nll
+
+
+CASES = {
+    "rac": (rac_update, rac_case),
+    "model": (model_update, model_case),
+    "meta-policy": (meta_update, meta_case),
+    "bc": (bc_update, bc_case),
+    **{name: (rival_update(name), partial(rival_case, name)) for name in ALGORITHMS},
+}
 
 
 @pytest.fixture(scope="module", params=list(CASES))

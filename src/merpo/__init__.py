@@ -1,5 +1,6 @@
 """merpo: model-based offline meta-reinforcement learning."""
 
+from merpo import rivals
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.rac import RACConfig
 from merpo.api import MerPO, Meta, Policy, PolicySet, load
@@ -31,4 +32,5 @@ __all__ = [
     "UnknownNameError",
     "from_arrays",
     "load",
+    "rivals",
 ]

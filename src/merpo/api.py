@@ -26,16 +26,21 @@ from merpo.algorithms.context import Context
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.pipeline import Learned, Report
 from merpo.algorithms.presets import default_config
-from merpo.data import LogSummary, Preparation, SetInfo, TaskData, TaskSet, storage, validate
+from merpo.algorithms.rivals import adapt as rivals
+from merpo.algorithms.rivals import contextual
+from merpo.algorithms.rivals.policies import PolicyNet, describe, skeleton
+from merpo.data import LogSummary, Preparation, SetInfo, TaskData, TaskSet, storage
 from merpo.dynamics.ensemble import Ensemble, TargetScale
 from merpo.errors import ConfigError, DataError, UnknownNameError
 from merpo.guarantee.certificate import Certificate
-from merpo.networks import Actor
+from merpo.inputs import checked_seeds, checked_tasks, training_tasks
 from merpo.runs import Checkpoints, fingerprint, keeping, load_checkpoint, save_checkpoint, to_json, work_of
 from merpo.stored import META_KIND, POLICY_KIND, read_head
 
 Checkpoint = Checkpoints | str | os.PathLike[str] | None
 """Where the state of long work is kept: a folder, or `Checkpoints` to say how often too."""
+METHODS = ("meta-policy", "bc", *rivals.SINGLE_TASK, "rac", "merpo")
+"""What `Meta.adapt_many` offers, in the order of tables."""
 
 
 def load(
@@ -68,7 +73,7 @@ def load(
     return storage.load(name, root)  # raises, naming what there is
 
 
-def policy_apply(params: tuple[Actor, Preparation], obs: Array, step: Array) -> Array:
+def policy_apply(params: tuple[PolicyNet, Preparation], obs: Array, step: Array) -> Array:
     """Deterministic actions in [-1, 1] of one policy per task: obs [task, episode, obs]. Jittable."""
     del step
     actor, preparation = params
@@ -77,12 +82,12 @@ def policy_apply(params: tuple[Actor, Preparation], obs: Array, step: Array) -> 
 
 
 @partial(jax.jit)
-def _mode(actor: Actor, obs: Float[Array, "*n obs"]) -> Float[Array, "*n act"]:
+def _mode(actor: PolicyNet, obs: Float[Array, "*n obs"]) -> Float[Array, "*n act"]:
     return actor(obs).mode()
 
 
 @partial(jax.jit)
-def _draw(actor: Actor, obs: Float[Array, "*n obs"], key: PRNGKeyArray) -> Float[Array, "*n act"]:
+def _draw(actor: PolicyNet, obs: Float[Array, "*n obs"], key: PRNGKeyArray) -> Float[Array, "*n act"]:
     return jnp.tanh(actor(obs).sample_pre(key))
 
 
@@ -90,7 +95,7 @@ def _draw(actor: Actor, obs: Float[Array, "*n obs"], key: PRNGKeyArray) -> Float
 class Policy:
     """One policy in the user's units: NumPy observation in, NumPy action out."""
 
-    actor: Actor
+    actor: PolicyNet
     preparation: Preparation
     info: SetInfo
     name: str = "policy"
@@ -99,7 +104,7 @@ class Policy:
     stands_in: bool = False
     """Whether this is the clone of the logged behaviour, in place of a policy that was refused a certificate."""
     seed: int | None = None
-    config: MerPOConfig | None = None
+    config: MerPOConfig | contextual.Settings | None = None
     log: LogSummary | None = None
     """The log that it was learned from, in figures."""
 
@@ -144,7 +149,7 @@ class Policy:
 class PolicyTree(eqx.Module):
     """The arrays of a `PolicySet`."""
 
-    actor: Actor
+    actor: PolicyNet
     """[seed, task]"""
     preparation: Preparation
 
@@ -158,7 +163,7 @@ class PolicySet:
     info: SetInfo
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
-    config: MerPOConfig
+    config: MerPOConfig | contextual.Settings
     curves: dict[str, Any] | None = None
     """Learning curves [round, seed, task] by metric name, where the method has any."""
     model_error: Float[np.ndarray, "seed task checks"] | None = None
@@ -203,6 +208,7 @@ class PolicySet:
             "info": to_json(self.info),
             "tasks": list(self.tasks),
             "seeds": list(self.seeds),
+            "network": describe(self.tree.actor),
             "certificates": self.certificates and [[c.to_json() for c in row] for row in self.certificates],
             "insisted": self.insisted,
             "logs": self.logs and [log.to_json() for log in self.logs],
@@ -216,8 +222,7 @@ class PolicySet:
         config, info, shape = head.config, head.info, (len(head.seeds), len(head.tasks))
 
         def make() -> PolicyTree:
-            key = jax.random.key(0)
-            actor = Actor(info.obs_dim, info.act_dim, config.rac.actor_hidden, key)
+            actor = skeleton(head.network, info.obs_dim, info.act_dim)
             actor = jax.tree.map(lambda x: jnp.broadcast_to(x, (*shape, *x.shape)), actor)
             return PolicyTree(actor, Preparation.like(info.obs_dim, info.act_dim))
 
@@ -287,14 +292,17 @@ class Meta:
         method: str = "merpo",
         *,
         models: pipeline.NewTasks | None = None,
+        settings: rivals.Settings | None = None,
         checkpoint: Checkpoint = None,
         report: Report = pipeline.silent,
     ) -> PolicySet:
         """Policies for several new tasks and every seed, in one compiled loop.
 
-        `method`: `merpo`; `rac`, without the meta-policy; `bc`, the behaviour term alone; `meta-policy`, unadapted.
+        `method`: `merpo`; `rac`, without the meta-policy; `bc`, the behaviour term alone; `meta-policy`, unadapted; or
+        a rival that has the new log alone: `combo` (`combo+meta-model` has the adapted model too), `td3+bc`, `iql`.
         `models`: of the same tasks, from `adapt_models`; adapted here when not given.
-        `checkpoint`: as in `MerPO.fit`; one folder can serve all methods of an adaptation.
+        `settings`: of `td3+bc` or `iql`; by default the paper's with the budget of MerPO's adaptation.
+        `checkpoint`: as in `MerPO.fit`; one folder can serve all methods of an adaptation. Rivals keep no state.
         """
         listed = self._checked(tasks)
         names = tuple(t.name for t in listed)
@@ -312,8 +320,12 @@ class Meta:
             actor = pipeline.clone_tasks(listed, self.learned.preparation, self.info, self.config, self.seeds)
         elif method == "meta-policy":
             actor = pipeline.meta_policies(self.learned, new(), self.seeds)
+        elif method in rivals.SINGLE_TASK:
+            actor, curves, errors = rivals.adapt(
+                method, self.learned, listed, new, self.info, self.config, self.seeds, settings, report
+            )
         else:
-            raise ConfigError(f"method={method!r}: expected 'merpo', 'rac', 'bc' or 'meta-policy'.")
+            raise ConfigError(f"method={method!r}: expected any of {', '.join(METHODS)}.")
         tree = PolicyTree(actor, self.learned.preparation)
         logs = tuple(LogSummary.of(t, self.info) for t in listed)
         return PolicySet(method, tree, self.info, names, self.seeds, self.config, curves, errors, logs=logs)
@@ -360,17 +372,7 @@ class Meta:
         return work | {"learned": fingerprint(self.learned)}
 
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
-        listed = list(tasks)
-        if isinstance(tasks, TaskSet) and tasks.info.family != self.info.family:
-            raise DataError(
-                f"tasks are of the family {tasks.info.family!r}: expected {self.info.family!r}, which was learned from."
-            )
-        if not listed:
-            raise DataError("tasks is empty: expected at least one task to adapt to.")
-        # The new tasks must fit what was learned: same dimensions, bounds, finite values.
-        as_train = tuple(replace(t, split="train") for t in listed)
-        validate(TaskSet(self.info, as_train), on_constant="keep")
-        return listed
+        return checked_tasks(tasks, self.info)
 
 
 class MerPO:
@@ -389,10 +391,8 @@ class MerPO:
         on_constant: str = "error",
     ):
         self.config = config
-        self.seeds = tuple(int(s) for s in (seeds if seeds is not None else (seed,)))
+        self.seeds = checked_seeds(seed, seeds)
         self.on_constant = on_constant
-        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds={self.seeds}: expected distinct whole numbers >= 0, at least one.")
 
     def fit(self, tasks: TaskSet, *, checkpoint: Checkpoint = None, report: Report = pipeline.silent) -> Meta:
         """Learn from the training tasks (`data.train`).
@@ -402,15 +402,8 @@ class MerPO:
         Raises DataError for data that cannot be learned from, DivergenceError where learning diverges, ConfigError
         for a folder with the state of other data, settings or seeds.
         """
-        used = tasks.train
-        if not len(used):
-            raise DataError(
-                f"tasks has no training task among its {len(tasks)}: expected some with split='train'. Pass data.train."
-            )
-        validate(used, on_constant=self.on_constant)
         config = self.config or default_config(tasks.info)
-        if config.rac.gamma is not None:
-            used = replace(used, info=replace(used.info, gamma=config.rac.gamma))
+        used = training_tasks(tasks, config.rac.gamma, self.on_constant)
         preparation = Preparation.fit(used)
         with keeping(checkpoint, lambda: work_of("fit", used.tasks, used.info, config, self.seeds)) as keeper:
             learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report, keeper)

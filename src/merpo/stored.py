@@ -1,32 +1,43 @@
-"""What stands in the header of a stored meta-policy or policy set, checked before anything is built from it."""
+"""The header of a stored meta-policy, context learner or policy set, checked before anything is built from it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.rivals.contextual import CONFIGS, CONTEXT
+from merpo.algorithms.rivals.policies import check_description
 from merpo.data import LogSummary, SetInfo
 from merpo.errors import ConfigError, DataError, StorageError
 from merpo.guarantee.certificate import Certificate
 from merpo.runs import from_json, read_meta
 
-META_KIND, POLICY_KIND = "merpo-meta", "merpo-policies"
+META_KIND, LEARNER_KIND, POLICY_KIND = "merpo-meta", "merpo-context-learner", "merpo-policies"
+KINDS: dict[str, tuple[type[Any], ...]] = {
+    META_KIND: (MerPOConfig,),
+    LEARNER_KIND: CONFIGS,
+    POLICY_KIND: (MerPOConfig, *CONFIGS),
+}
+"""Whose settings a checkpoint of each kind may hold."""
 LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Head:
-    """The header; from `method` on, of policy sets only."""
+    """The header; `method` of context learners and policy sets, what follows it of policy sets only."""
 
-    config: MerPOConfig
+    config: Any
+    """A `MerPOConfig`, or that of a context learner."""
     info: SetInfo
     seeds: tuple[int, ...]
     method: str = ""
     tasks: tuple[str, ...] = ()
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """What `merpo.algorithms.rivals.policies.skeleton` builds the policies from."""
     certificates: tuple[tuple[Certificate, ...], ...] | None = None
     insisted: bool = True
     """Whether no clone stands in for a policy that was not certified; where the file does not say so, export asks."""
@@ -47,7 +58,12 @@ def read_head(path: str | os.PathLike[str], kind: str) -> Head:
 
 
 def _checked(meta: Mapping[str, Any], kind: str) -> Head:
-    config, info = from_json(MerPOConfig, meta.get("config")), from_json(SetInfo, meta.get("info"))
+    found = [c for c in KINDS[kind] if c.__name__ == meta.get("config_type")]
+    if not found:
+        raise ConfigError(
+            f"config_type={meta.get('config_type')!r}: expected one of {[c.__name__ for c in KINDS[kind]]}."
+        )
+    config, info = from_json(found[0], meta.get("config")), from_json(SetInfo, meta.get("info"))
     for name in ("obs_dim", "act_dim"):
         if not 1 <= getattr(info, name) <= LARGEST:
             raise ConfigError(f"info.{name}={getattr(info, name)}: expected a whole number >= 1.")
@@ -56,9 +72,17 @@ def _checked(meta: Mapping[str, Any], kind: str) -> Head:
     seeds = _list(meta, "seeds", int)
     if kind == META_KIND:
         return Head(config, info, seeds)
-    method, tasks = meta.get("method"), _list(meta, "tasks", str)
+    method, network = meta.get("method"), meta.get("network")
     if not isinstance(method, str):
         raise ConfigError(f"method={method!r}: expected a name.")
+    if kind == LEARNER_KIND:
+        if method not in CONTEXT or CONTEXT[method][1] is not found[0]:
+            raise ConfigError(f"method={method!r}: a {found[0].__name__} does not belong to it.")
+        return Head(config, info, seeds, method)
+    if network is None:
+        raise ConfigError("network is missing: written by an earlier version. Adapt again.")
+    check_description(network)
+    tasks = _list(meta, "tasks", str)
     insisted, logs = meta.get("insisted", True), meta.get("logs")
     if not isinstance(insisted, bool):
         raise ConfigError(f"insisted={insisted!r}: expected true or false.")
@@ -67,12 +91,12 @@ def _checked(meta: Mapping[str, Any], kind: str) -> Head:
     read = tuple(LogSummary.from_json(x) for x in logs) if logs else None
     rows = meta.get("certificates")
     if rows is None:
-        return Head(config, info, seeds, method, tasks, None, insisted, read)
+        return Head(config, info, seeds, method, tasks, network, None, insisted, read)
     shaped = isinstance(rows, list) and [len(r) if isinstance(r, list) else -1 for r in rows]
     if shaped != [len(tasks)] * len(seeds) or not all(isinstance(c, dict) for row in rows for c in row):
         raise ConfigError("certificates: expected one for each of the seeds and tasks.")
     made = tuple(tuple(Certificate.from_json(c) for c in row) for row in rows)
-    return Head(config, info, seeds, method, tasks, made, insisted, read)
+    return Head(config, info, seeds, method, tasks, network, made, insisted, read)
 
 
 def _list(meta: Mapping[str, Any], name: str, kind: type) -> tuple[Any, ...]:

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from merpo.commands.record import (
+    ADAPTED,
+    DEFAULT_METHODS,
     METHODS,
     DataRef,
     RunRecord,
     load_data,
+    load_learned,
     make_folder,
     pick_tasks,
     read_record,
-    run_config,
     save_curves,
 )
 from merpo.commands.session import Stopwatch, say
@@ -45,8 +47,10 @@ class Adapt:
     """Only these test tasks, by name; default: all."""
     episodes: int | None = None
     """Only the first N episodes of each test task's log; default: all."""
-    methods: tuple[str, ...] = METHODS
-    """Any of merpo, rac (no meta-policy), bc (the behaviour term alone), meta-policy (unadapted)."""
+    methods: tuple[str, ...] = ()
+    """Any of merpo, rac (no meta-policy), bc (the behaviour term alone), meta-policy (unadapted), and the rivals combo,
+    combo+meta-model, td3+bc, iql, which learn each task from its own log. Default: the first four; a run of a context
+    learner (`merpo train --method`) has that learner alone."""
     certify: bool = False
     """Half of each log is kept from merpo's and rac's learning to certify their improvement; `certificates.json` says
     what came of it. A policy that is not certified is replaced by the behaviour clone. Without it, as studies that
@@ -70,7 +74,6 @@ class Adapt:
 
 def run_adapt(options: Adapt) -> None:
     """Run the command."""
-    import merpo
     from merpo.certified import Choices
 
     watch = Stopwatch()
@@ -79,13 +82,14 @@ def run_adapt(options: Adapt) -> None:
         raise ConfigError("insist and choose-... are for certificates: give --certify too, or leave them out.")
     record = read_record(options.run_dir)
     with watch.stage("loading"):
-        meta = merpo.Meta.load(options.run_dir / "checkpoint.safetensors", run_config(options.run_dir))
+        meta = load_learned(options.run_dir, record.method)
         ref = record.data if options.data is None else replace(record.data, name=options.data)
         tasks = pick_tasks(load_data(ref), options.tasks, options.episodes)
     say(f"{ref.name}: adapting to {len(tasks)} test tasks, {sum(len(t) for t in tasks)} transitions")
+    methods = options.methods or default_methods(record)
     with Stages() as bars:
         adapt(
-            meta, tasks, ref, options.methods, options.run_dir, bars.report, watch, options.episodes,
+            meta, tasks, ref, methods, options.run_dir, bars.report, watch, options.episodes,
             certify=options.certify, insist=options.insist, choices=choices, resume=options.resume,
             every=options.checkpoint_every,
         )  # fmt: skip
@@ -94,8 +98,13 @@ def run_adapt(options: Adapt) -> None:
         say("\n".join(["Stage times:", *watch.lines()]))
 
 
+def default_methods(record: RunRecord) -> tuple[str, ...]:
+    """What a run is adapted by unless one says otherwise."""
+    return DEFAULT_METHODS if record.method == "merpo" else (record.method,)
+
+
 def adapt(
-    meta: merpo.Meta,
+    meta: merpo.Meta | merpo.rivals.ContextMeta,
     tasks: TaskSet,
     ref: DataRef,
     methods: Sequence[str],
@@ -110,10 +119,16 @@ def adapt(
     every: float = 60.0,
 ) -> dict[str, merpo.PolicySet]:
     """Adapt by every method and write the policies; those of an adaptation to something else are removed."""
-    if unknown := [m for m in methods if m not in METHODS]:
-        raise ConfigError(f"methods={unknown[0]!r}: expected any of {', '.join(METHODS)}.")
+    import merpo
+
+    trained = read_record(folder).method
+    known = ADAPTED if trained == "merpo" else (trained,)
+    if unknown := [m for m in methods if m not in known]:
+        raise ConfigError(f"methods={unknown[0]!r}: expected any of {', '.join(known)} for a run of {trained}.")
     if not methods:
-        raise ConfigError(f"methods is empty: expected at least one of {', '.join(METHODS)}.")
+        raise ConfigError(f"methods is empty: expected at least one of {', '.join(known)}.")
+    if certify and trained != "merpo":
+        raise ConfigError(f"certify: a run of {trained} has no certificates. Leave --certify out.")
     target = {"data": asdict(ref), "episodes": episodes, "tasks": [t.name for t in tasks]}
     if certify:
         target |= {"certified": True, "insisted": insist}
@@ -127,7 +142,7 @@ def adapt(
         record, found = _begin(folder, target, ordered if resume else ())
         todo = [m for m in ordered if m not in found]
         models = None
-        if {"merpo", "rac"} & set(todo) and not certify:
+        if isinstance(meta, merpo.Meta) and {"merpo", "rac", "combo+meta-model"} & set(todo) and not certify:
             begin = time.perf_counter()
             with watch.stage("adapting the models"):
                 models = meta.adapt_models(tasks, checkpoint=states, report=report)
@@ -139,13 +154,16 @@ def adapt(
                 report(stage if method in stage else f"{stage} ({method})", done, total, figures)
 
             with watch.stage(f"adapting ({method})"):
-                if certify and method in ("merpo", "rac"):
+                if not isinstance(meta, merpo.Meta):
+                    policies = meta.adapt_many(tasks)
+                elif certify and method in ("merpo", "rac"):
                     policies = certified(meta, tasks, method, insist, choices, named, folder)
                 else:
                     policies = meta.adapt_many(tasks, method, models=models, checkpoint=states, report=named)
                 policies.save(folder / "policies" / f"{method}.safetensors")
-                if policies.curves:
-                    save_curves(folder, method, policies.curves, meta.config.rac.imagine_every)
+                if policies.curves and isinstance(meta, merpo.Meta):
+                    rounds = len(next(iter(policies.curves.values())))
+                    save_curves(folder, method, policies.curves, meta.config.adapt_updates // rounds)
             found[method] = policies
             kept = [m for m in METHODS if m in record.adapted.get("methods", ()) or m == method]
             # recorded method by method: after a kill the record names exactly the policies that are there

@@ -21,7 +21,7 @@ class Compare:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders, or results files (`merpo evaluate --results`)."""
     method: str = "merpo"
-    """Which method of each run: merpo, rac, bc, meta-policy or behaviour."""
+    """Which method of each run: any that all of them were adapted by, or behaviour."""
     json: bool = False
     """As JSON."""
 

@@ -60,13 +60,13 @@ def run_evaluate(options: Evaluate) -> None:
 
 
 def load_policies(folder: Path, record: RunRecord) -> tuple[dict[str, merpo.PolicySet], TaskSet]:
-    """The policies that a run was adapted to, the meta-policy always among them, and their tasks' logs."""
+    """The policies that a run was adapted to, MerPO's meta-policy always among them, and their tasks' logs."""
     import merpo
 
     target = record.adapted
     tasks = pick_tasks(load_data(DataRef(**target["data"])), target["tasks"], target["episodes"])
     policies = {m: merpo.PolicySet.load(folder / "policies" / f"{m}.safetensors") for m in target["methods"]}
-    if "meta-policy" not in policies:
+    if record.method == "merpo" and "meta-policy" not in policies:
         meta = merpo.Meta.load(folder / "checkpoint.safetensors", run_config(folder))
         policies["meta-policy"] = meta.adapt_many(tasks, "meta-policy")
     return {m: policies[m] for m in METHODS if m in policies}, tasks
@@ -127,11 +127,16 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
     config, made_with = run_config(folder), versions()
     logs = sorted({t.episodes for t in tasks})
     span = f"{logs[0]}" if len(logs) == 1 else f"{logs[0]} to {logs[-1]}"
-    budget = (
-        f"{config.train_updates} updates of each of {record.train_tasks} training tasks;"
-        f" per test task {span} logged episodes and {config.adapt_updates} updates (merpo, rac)"
-        f" or {config.bc_updates} (bc)"
-    )
+    if record.method == "merpo":
+        budget = (
+            f"{config.train_updates} updates of each of {record.train_tasks} training tasks;"
+            f" per test task {span} logged episodes and {config.adapt_updates} updates or {config.bc_updates} (bc)"
+        )
+    else:
+        budget = (
+            f"{config.updates} updates of {config.context.batch} rows of each of {config.context.tasks} out of"
+            f" {record.train_tasks} training tasks; per test task {span} logged episodes as context"
+        )
     packages = dict(made_with)
     if tasks.info.physics != "none":
         packages["mujoco"] = metadata.version("mujoco")

@@ -31,7 +31,7 @@ class Export:
     """Training seed; default: the run's first."""
     format: Literal["onnx", "stablehlo"] | None = None
     """Default: what the ending of --out says."""
-    method: Literal["merpo", "rac", "bc", "meta-policy"] = "merpo"
+    method: str = "merpo"
     """Which of the adapted policies."""
     insist: bool = False
     """Export the adapted policy even where it was refused a certificate; else the clone of the logged behaviour."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from merpo.commands.adapt import adapt
 from merpo.commands.evaluate import evaluate, task_id, write
-from merpo.commands.record import METHODS, DataRef
+from merpo.commands.record import DEFAULT_METHODS, DataRef
 from merpo.commands.session import Stopwatch, emphasise, say
 from merpo.commands.stages import Report, Stages
 from merpo.commands.traces import goal_of, paths, positions
@@ -117,7 +117,7 @@ def _learn(name: str, options: Quickstart, show: Report, check: Callable[[], Non
     if options.config is None and name in CONTEXT:
         config = replace(config, context=CONTEXT[name])
     meta = train(data, ref, config, (SEED,), folder, "overwrite", report=report, watch=watch)
-    policies = adapt(meta, data.test, ref, METHODS, folder, report, watch)
+    policies = adapt(meta, data.test, ref, DEFAULT_METHODS, folder, report, watch)
     results = evaluate(policies, data.test, folder, episodes=1, seed=SEED, watch=watch)
     return Outcome(results, data.test, policies, watch)
 

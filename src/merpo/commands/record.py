@@ -22,13 +22,19 @@ from merpo.files import storage_error
 from merpo.runs import from_json, read_config, write_atomic
 
 if TYPE_CHECKING:
-    from merpo.algorithms.merpo import MerPOConfig
+    import merpo
     from merpo.data import TaskSet
 
 RECORD = "run.json"
 FORMAT, FORMAT_VERSION = "merpo-run-record", 1
-METHODS = ("meta-policy", "bc", "rac", "merpo")
-"""What can be adapted and compared, in the order of tables."""
+ADAPTED = ("meta-policy", "bc", "iql", "td3+bc", "combo", "combo+meta-model", "rac", "merpo")
+"""What a run of MerPO can be adapted by, in the order of tables (`merpo.api.METHODS`, known before JAX is loaded)."""
+CONTEXT = ("pearl", "cbcq", "mbml", "focal", "csro", "unicorn")
+"""Context learners, which have runs of their own (`merpo.rivals.METHODS`)."""
+METHODS = (*ADAPTED[:6], *CONTEXT, *ADAPTED[6:])
+"""All of them."""
+DEFAULT_METHODS = ("meta-policy", "bc", "rac", "merpo")
+"""What is adapted unless one says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class RunRecord:
     """What the run was trained on."""
     seeds: tuple[int, ...]
     train_tasks: int
+    method: str = "merpo"
+    """What was trained: `merpo`, or one of `CONTEXT`."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage: `train`, `adapt <method>`, `evaluate`."""
     adapted: Mapping[str, Any] = field(default_factory=dict)
@@ -91,6 +99,8 @@ def read_record(folder: Path) -> RunRecord:
 def _check(record: RunRecord) -> None:
     """ValueError for entries of another type than `RunRecord` names."""
     seconds, adapted = record.seconds, record.adapted
+    if record.method not in ("merpo", *CONTEXT):
+        raise ValueError(f"method={record.method!r}: expected merpo or any of {', '.join(CONTEXT)}")
     if not all(type(s) is int for s in (*record.seeds, record.train_tasks)):
         raise ValueError("seeds and train_tasks: expected whole numbers")
     if not isinstance(seconds, dict) or not all(type(v) in (int, float) for v in seconds.values()):
@@ -107,11 +117,20 @@ def _check(record: RunRecord) -> None:
             raise ValueError("adapted.episodes: expected a whole number or null")
 
 
-def run_config(folder: Path) -> MerPOConfig:
-    """The settings that a run was trained with."""
+def run_config(folder: Path) -> Any:
+    """The settings that a run was trained with: a `MerPOConfig`, or those of a context learner."""
     from merpo.algorithms.merpo import MerPOConfig
+    from merpo.algorithms.rivals.contextual import CONFIGS
 
-    return read_config(folder, MerPOConfig)
+    return read_config(folder, MerPOConfig, *CONFIGS)
+
+
+def load_learned(folder: Path, method: str) -> merpo.Meta | merpo.rivals.ContextMeta:
+    """What a run has learned."""
+    import merpo
+
+    kind = merpo.Meta if method == "merpo" else merpo.rivals.ContextMeta
+    return kind.load(folder / "checkpoint.safetensors", run_config(folder))
 
 
 def load_data(ref: DataRef) -> TaskSet:
@@ -136,14 +155,15 @@ def pick_tasks(data: TaskSet, names: Sequence[str] = (), episodes: int | None = 
     return replace(data, tasks=tuple(chosen))
 
 
-def save_curves(folder: Path, stage: str, curves: Mapping[str, np.ndarray], every: int, per_line: bool = True) -> None:
-    """Learning curves [round, seed, task]: all of them as safetensors, their means line by line as JSON."""
+def save_curves(folder: Path, stage: str, curves: Mapping[str, np.ndarray], every: int | None = None) -> None:
+    """Learning curves [round, seed, task] as safetensors; with `every`, the updates of a round, also their means line
+    by line as JSON."""
     from safetensors.numpy import save
 
     make_folder(folder / "curves")
     arrays = {name: np.ascontiguousarray(a, np.float32) for name, a in curves.items()}
     write_atomic(folder / "curves" / f"{stage}.safetensors", save(arrays))
-    if not per_line:
+    if every is None:
         return
     rounds = len(next(iter(arrays.values())))
     rows = [{"step": (i + 1) * every, **{n: _json(a[i].mean()) for n, a in arrays.items()}} for i in range(rounds)]

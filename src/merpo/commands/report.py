@@ -80,7 +80,13 @@ def view(folder: Path, name: str, model: bool, simulate: bool) -> RunView:
     from merpo.report.page import RunView
     from merpo.runs import config_hash, to_json
 
-    record, config = read_record(folder), run_config(folder)
+    record = read_record(folder)
+    if record.method != "merpo":
+        raise ConfigError(
+            f"{str(folder)!r} is a run of {record.method}: a report is about runs of merpo. See its results with `merpo"
+            f" evaluate {folder}`, and beside other runs with `merpo compare --method {record.method}`."
+        )
+    config = run_config(folder)
     certificates = folder / "certificates.json"
     run = RunView(
         name=name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +22,6 @@ LATER = (RECORD, "policies/*.safetensors", "curves/*", "results.*", "certificate
 """What a run's later commands leave: nothing of it may be found beside a new run."""
 
 if TYPE_CHECKING:
-    import merpo
     from merpo.algorithms.merpo import MerPOConfig
     from merpo.data import SetInfo, TaskSet
 
@@ -34,6 +34,8 @@ class Train:
     """FAMILY/QUALITY, e.g. point-robot-goal/medium (generated if not stored yet), or the name of a stored set."""
     out: Path
     """Folder of the run: settings, versions, metrics, checkpoint."""
+    method: str = "merpo"
+    """merpo, or a context learner to compare it with: pearl, cbcq, mbml, focal, csro, unicorn."""
     seed: int = 0
     """Seed of training."""
     seeds: tuple[int, ...] = ()
@@ -69,16 +71,16 @@ class Train:
 
 def run_train(options: Train) -> None:
     """Run the command."""
-    watch = Stopwatch()
+    watch, mode = Stopwatch(), existing(options)
     ref = DataRef(options.data, options.episodes, options.data_seed)
     with watch.stage("data"):
         data = load_data(ref)
-    config = settings(data.info, options)
+    config = settings(data.info, options) if options.method == "merpo" else rival_settings(data.info, options)
     seeds = options.seeds or (options.seed,)
     say(f"{options.data}: {len(data.train)} training tasks, {sum(len(t) for t in data.train)} transitions")
     states = Checkpoints(options.out / STATE, options.checkpoint_every)
     with Stages() as bars:
-        train(data, ref, config, seeds, options.out, existing(options), bars.report, watch, states)
+        train(data, ref, config, seeds, options.out, mode, bars.report, watch, states, options.method)
     say(f"Run folder: {options.out}  (next: merpo adapt {options.out})")
     if options.verbose:
         say("\n".join(["Stage times:", *watch.lines()]))
@@ -89,27 +91,36 @@ def existing(options: Train) -> Existing:
     """What to do with a run that is already in the folder."""
     if options.resume and options.overwrite:
         raise ConfigError("resume and overwrite contradict each other: give one of them.")
+    if options.resume and options.method != "merpo":
+        raise ConfigError(
+            f"resume: method={options.method!r} keeps no state on the way. Begin anew, in another folder or with"
+            " --overwrite."
+        )
     return "resume" if options.resume else "overwrite" if options.overwrite else "refuse"
 
 
 def train(
     data: TaskSet,
     ref: DataRef,
-    config: MerPOConfig,
+    config: Any,
     seeds: Sequence[int],
     out: Path,
     existing: Existing,
     report: Report,
     watch: Stopwatch,
     states: Checkpoints | None = None,
-) -> merpo.Meta:
+    method: str = "merpo",
+) -> Any:
     """Meta-train and write the run folder; the record comes last, so that an unfinished run is known as such.
 
-    The state on the way is kept by `states`, a folder of the run's unless given, and removed at the end.
+    The state on the way is kept by `states`, a folder of the run's unless given, and removed at the end. Context
+    learners keep none.
     """
     import merpo
+    from merpo import rivals
 
-    learner = merpo.MerPO(config, seeds=seeds)
+    whole = method == "merpo"
+    learner: Any = merpo.MerPO(config, seeds=seeds) if whole else rivals.ContextLearner(method, config, seeds=seeds)
     with RunFolder.create(out, config, existing=existing, discard=LATER) as run:
         states = states or Checkpoints(run.state_path)
         if (out / RECORD).exists():
@@ -118,18 +129,19 @@ def train(
             say(f"{out}: this run is finished already.")
             return merpo.Meta.load(run.checkpoint_path, config)
         run.rewind(-1)  # what was reported before a kill is reported again, from the state
+        fit = partial(learner.fit, checkpoint=states) if whole else learner.fit
 
         def logged(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
             run.log(done, **figures)
             report(stage, done, total, figures)
 
         with watch.stage("meta-training"):
-            meta = learner.fit(data.train, checkpoint=states, report=logged)
+            meta = fit(data.train, report=logged)
         with watch.stage("writing"):
             meta.save(run.checkpoint_path)
             if meta.curves:
-                save_curves(out, "train", meta.curves, config.rac.imagine_every, per_line=False)
-            record = RunRecord(ref, tuple(learner.seeds), len(data.train))
+                save_curves(out, "train", meta.curves)
+            record = RunRecord(ref, tuple(learner.seeds), len(data.train), method)
             record.timed("train", states.seconds).save(out)
             states.clear()
     return meta
@@ -159,6 +171,23 @@ def settings(info: SetInfo, options: Train) -> MerPOConfig:
     top: dict[str, Any] = {"train_updates": options.train_updates, "adapt_updates": options.adapt_updates}
     config = replace(config, rac=replace(config.rac, **{k: v for k, v in rac.items() if v is not None}))
     return replace(config, **{k: v for k, v in top.items() if v is not None})
+
+
+def rival_settings(info: SetInfo, options: Train) -> Any:
+    """A context learner's defaults for the data with the file's settings in their place. ConfigError for flags that
+    are MerPO's."""
+    from merpo.algorithms.presets import default_config
+    from merpo.algorithms.rivals.contextual import CONTEXT, budgeted
+    from merpo.runs import from_json, to_json
+
+    if options.method not in CONTEXT:
+        raise ConfigError(f"method={options.method!r}: expected merpo or any of {', '.join(CONTEXT)}.")
+    for name in ("train_updates", "adapt_updates", "alpha", "lam", "beta", "rollout_length"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"{name} is a setting of merpo, not of method={options.method!r}: use --config instead.")
+    config = budgeted(options.method, default_config(info))
+    path = options.config
+    return config if path is None else from_json(type(config), _merge(to_json(config), _read_file(path)))
 
 
 def read_settings(info: SetInfo, path: Path | None) -> MerPOConfig:

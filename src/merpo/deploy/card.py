@@ -12,7 +12,6 @@ from merpo.data import Preparation, SetInfo
 from merpo.data.prepare import action_bounds
 from merpo.data.summary import LogSummary
 from merpo.guarantee.certificate import Certificate
-from merpo.networks import Actor
 from merpo.runs import config_hash, to_json, versions
 
 CARD_FORMAT, CARD_VERSION = "merpo-policy-card", 1
@@ -21,6 +20,14 @@ METHODS = {
     "rac": "RAC: adapted from the task's own log, without the meta-policy",
     "bc": "behaviour cloning: imitates the policy that logged the task",
     "meta-policy": "the meta-policy, before any adaptation to the task",
+    "iql": "IQL: learned from the task's own log alone, without a model",
+    "td3+bc": "TD3+BC: learned from the task's own log alone, without a model",
+    "combo": "COMBO: learned from the task's own log and a model of that log alone",
+    "combo+meta-model": "COMBO: learned from the task's own log and the adapted meta-model, without the meta-policy",
+    **dict.fromkeys(
+        ("pearl", "cbcq", "mbml", "focal", "csro", "unicorn"),
+        "a context learner: trained on other tasks, told this one by its log, without a gradient step on it",
+    ),
 }
 
 
@@ -29,7 +36,7 @@ class Exportable(Protocol):
     """What export needs of a policy; `merpo.Policy` is one."""
 
     @property
-    def actor(self) -> Actor: ...  # noqa: D102
+    def actor(self) -> Any: ...  # noqa: D102
 
     @property
     def preparation(self) -> Preparation: ...  # noqa: D102

@@ -16,6 +16,7 @@ from merpo.deploy.card import Exportable, card, markdown, sentence
 from merpo.deploy.onnx import onnx_bytes, run_onnx
 from merpo.deploy.stablehlo import run_stablehlo, stablehlo_bytes
 from merpo.errors import ConfigError, MerpoError
+from merpo.networks import Actor
 from merpo.runs import write_atomic
 
 Format = Literal["onnx", "stablehlo"]
@@ -36,7 +37,8 @@ def export(
 
     `format` follows from the ending (`.onnx`, `.stablehlo`) if not given. `about` is added to the card.
     ConfigError for a policy that was refused a certificate and is not the behaviour clone, unless `insist`; for an
-    unknown format. StorageError when a file cannot be written; then no policy file is.
+    unknown format; for a policy that is not a tanh-Gaussian actor. StorageError when a file cannot be written; then
+    no policy file is.
     """
     target = Path(path)
     kind = _format(target, format)
@@ -46,6 +48,12 @@ def export(
         raise ConfigError(
             f"{policy.certificate.sentence} Adapt without `insist` to export the clone of the logged behaviour, or"
             " export with `insist` (--insist) to have this policy all the same."
+        )
+    if not isinstance(policy.actor, Actor):
+        raise ConfigError(
+            f"policy={policy.name!r} is a {type(policy.actor).__name__}, which picks the best of many candidates:"
+            " no file could be held against it, as rounding can change its pick. Export a policy of another method"
+            " (all but cbcq and mbml), or use it from Python with merpo.PolicySet.load."
         )
     about = dict(about or {})
     props = {"merpo": str(policy.name), "certificate": sentence(policy)}

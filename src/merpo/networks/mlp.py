@@ -103,6 +103,11 @@ class MLP(eqx.Module):
             x = act(normalised(layer, x) if self.layer_norm else layer(x))
         return self.layers[-1](x)
 
+    @property
+    def widths(self) -> list[int]:
+        """Of the hidden layers."""
+        return [layer.bias.shape[-1] for layer in self.layers[:-1]]
+
     def given(self, tail: Float[Array, " tail"]) -> MLP:
         """The same function with its last inputs held at `tail`: they are folded into the first bias."""
         first = self.layers[0]

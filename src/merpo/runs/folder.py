@@ -53,15 +53,16 @@ def versions() -> dict[str, Any]:
     }
 
 
-def read_config(path: str | os.PathLike[str], cls: type[T]) -> T:
-    """The configuration that a run folder was made with, as a `cls`.
+def read_config(path: str | os.PathLike[str], cls: type[T], *others: type[Any]) -> T:
+    """The configuration that a run folder was made with, as a `cls` or one of `others`.
 
     Raises `StorageError` when there is no run at `path`, `ConfigError` when it is of another class.
     """
     record = _read_record(Path(path))
-    if record["config_type"] != cls.__name__:
-        raise ConfigError(f"{str(path)!r} holds a {record['config_type']}, expected a {cls.__name__}.")
-    return from_json(cls, record["config"])
+    for kind in (cls, *others):
+        if record["config_type"] == kind.__name__:
+            return from_json(kind, record["config"])
+    raise ConfigError(f"{str(path)!r} holds a {record['config_type']}, expected a {cls.__name__}.")
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, int | float]]:
