@@ -1,6 +1,7 @@
 """The certificate and off-policy evaluation on point robots, against simulated returns.
 
     python benchmarks/certificate_families.py [--updates 500] [--seed 0] [--out results/certificate] [--scripted]
+                                              [--policies FOLDER] [--cases point-robot-goal/medium ...]
 
 Per family and quality, MerPO is meta-trained on the first training tasks; the policies of further tasks, none of them
 trained on, are adapted to half of their 50 logged episodes of 20 steps and certified on the other half, with the logs
@@ -12,7 +13,9 @@ direction and bias, from excellent to far worse than the behaviour. It takes sec
 judges policies of every quality; written is scripted.json.
 
 families.json: false certification and power. evaluation.json and evaluation.md: rank correlation and bias of every
-estimator per quality, over adapted, meta- and cloned policies of the same tasks.
+estimator per quality, over adapted, meta- and cloned policies of the same tasks. With --policies the adapted policies
+and what was found of every case are kept in that folder, and taken from there if they are there: an interrupted run
+goes on, and several processes can share the cases. Remove CASE-SEED.json to judge the same policies again.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from merpo.evaluation.offpolicy import (
     importance_sampling,
     task_arrays,
 )
+from merpo.evaluation.posterior import Systems
 from merpo.evaluation.stitched import rollouts
 from merpo.guarantee import Certificate, CertificateConfig, certify, split_log
 from merpo.runs import versions, write_atomic
@@ -58,7 +62,15 @@ CASES = (
 )
 """Family and quality; `NEW` tasks of each."""
 METHODS = ("merpo", "meta-policy", "bc")
-ESTIMATORS = ("fitted Q", "stitched rollouts", "weighted IS", "per-decision IS", "doubly robust", "weighted DR")
+ESTIMATORS = (
+    "drawn systems",
+    "fitted Q",
+    "stitched rollouts",
+    "weighted IS",
+    "per-decision IS",
+    "doubly robust",
+    "weighted DR",
+)
 
 
 def logs(family: Family, quality: str, seed: int) -> tuple[TaskSet, list[TaskData]]:
@@ -74,7 +86,7 @@ def simulate(family: Family, policies: merpo.PolicySet, ids: list[int]) -> np.nd
     return family.rollout(policies.act(policies.seeds[0]), ids, 1, 0).returns[:, 0]
 
 
-def estimates(problem: Problem, act: Any, features: Smooth) -> dict[str, float]:
+def estimates(problem: Problem, systems: Systems, act: Any, features: Smooth) -> dict[str, float]:
     """All estimators of one policy's return."""
     target = Target(act)
     fitted = fitted_q(problem, target, features)
@@ -83,6 +95,7 @@ def estimates(problem: Problem, act: Any, features: Smooth) -> dict[str, float]:
     noisy = Target(act, spread=float(np.sqrt(np.mean((t.action - act(t.obs)) ** 2)) * 0.5 + 0.05))
     behaviour = estimate_behaviour(problem.task)
     return {
+        "drawn systems": systems.returns(target).value,
         "fitted Q": fitted.value,
         "stitched rollouts": rollouts(problem, target, features).value,
         "weighted IS": float(importance_sampling(problem, noisy, behaviour, weighted=True).mean()),
@@ -139,25 +152,44 @@ def record(name: str, task: str, seed: int, made: Certificate) -> dict[str, Any]
     return {
         "case": name, "task": task, "seed": seed, "certified": made.certified, "reasons": list(made.reasons),
         "estimate": over and over.estimate, "lower": over and over.lower, "unsupported": made.unsupported,
-        "effective": made.effective_transitions, "stitched": made.stitched_return,
+        "effective": made.effective_transitions, "error": over and over.standard_error,
         "estimated_return": made.policy_return, "meta_lower": made.over_meta and made.over_meta.lower,
     }  # fmt: skip
 
 
-def case(
-    name: str, quality: str, seed: int, updates: int, config: CertificateConfig
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Trials and estimates of one family, quality and seed."""
-    family = get_family(name)
-    training, new = logs(family, quality, seed)
+def adapted(
+    training: TaskSet, learn: TaskSet, quality: str, seed: int, updates: int, kept: Path | None
+) -> dict[str, merpo.PolicySet]:
+    """The policies of every method for the learning halves, from the folder `kept` if they are there."""
+    name = f"{training.info.family}-{quality}-{seed}"
+    paths = {m: kept / f"{name}-{m}.safetensors" for m in METHODS} if kept else {}
+    if paths and all(p.exists() for p in paths.values()):
+        return {m: merpo.PolicySet.load(p) for m, p in paths.items()}
     # a light learner: the certificate must judge whatever comes out of it, and poor policies are welcome
     light = replace(SMALL.dynamics, members=3, elites=2, meta_iterations=20, inner_steps=10, adapt_steps=200)
     settings = replace(SMALL, train_updates=300, adapt_updates=updates, bc_updates=updates, dynamics=light)
     meta = merpo.MerPO(settings, seed=seed).fit(training)
-    halves = [split_log(t, replace(config, seed=seed)) for t in new]
+    models = meta.adapt_models(learn)
+    sets = {m: meta.adapt_many(learn, m, models=models) for m in METHODS}
+    for m, path in paths.items():
+        sets[m].save(path)
+    return sets
+
+
+def case(
+    name: str, quality: str, seed: int, updates: int, config: CertificateConfig, kept: Path | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Trials and estimates of one family, quality and seed."""
+    done = kept / f"{name}-{quality}-{seed}.json" if kept else None
+    if done and done.exists():
+        known = json.loads(done.read_bytes())
+        return known["trials"], known["estimates"]
+    family, config = get_family(name), replace(config, seed=seed)
+    training, new = logs(family, quality, seed)
+    halves = [split_log(t, config) for t in new]
     learn = TaskSet(training.info, tuple(replace(a, split="test") for a, _ in halves))
     ids = [int(t.name[-3:]) for t in new]
-    sets = {m: meta.adapt_many(learn, m) for m in METHODS}
+    sets = adapted(training, learn, quality, seed, updates, kept)
     true = {m: simulate(family, s, ids) for m, s in sets.items()}
     behaviour = family.rollout(behaviour_act(family, quality, ids, FRESH, 977), ids, FRESH, 977).returns.mean(1)
     low, high = (np.asarray(x)[ids] for x in reference_returns(family))
@@ -167,14 +199,17 @@ def case(
     for i, (part, held) in enumerate(halves):
         acts = {m: s.policy(i) for m, s in sets.items()}
         problem, features = Problem(held, family.horizon), Smooth.fit(part, width=1.5)
+        systems = Systems(problem, part, config.seed)
         for m in METHODS:
-            found = estimates(problem, acts[m], features)
+            found = estimates(problem, systems, acts[m], features)
             estimated.append({"case": f"{name}/{quality}", "method": m, "true": float(true[m][i]), **found})
         made = certify(held, Target(acts["merpo"]), family.horizon, part, Target(acts["meta-policy"]), std, config)
         row = record(f"{name}/{quality}", new[i].name, seed, made)
         row |= {"policy": float(true["merpo"][i]), "behaviour": float(behaviour[i])}
         row |= {"meta": float(true["meta-policy"][i]), "range": float(high[i] - low[i])}
         trials.append(row)
+    if done:
+        write_atomic(done, json.dumps({"trials": trials, "estimates": estimated}) + "\n")
     return trials, estimated
 
 
@@ -220,21 +255,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds of logs and learning, from --seed on")
     parser.add_argument("--out", default="results/certificate")
     parser.add_argument("--scripted", action="store_true", help="judge scripted policies; nothing is trained")
+    parser.add_argument("--policies", type=Path, help="folder in which adapted policies are kept and looked for")
+    parser.add_argument("--cases", nargs="+", default=[f"{f}/{q}" for f, q in CASES], help="family/quality")
     options = parser.parse_args()
     begun, config = time.perf_counter(), CertificateConfig()
     trials: list[dict[str, Any]] = []
     estimated: list[dict[str, Any]] = []
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
+    if options.policies:
+        options.policies.mkdir(parents=True, exist_ok=True)
     for seed in range(options.seed, options.seed + options.seeds):
-        for name, quality in CASES:
+        for name, quality in (c.split("/") for c in options.cases):
             if options.scripted:
                 trials += scripted_case(name, quality, seed, config)
                 made = {"config": asdict(config), "versions": versions(), "episodes": EPISODES, "first_seed": seed}
                 write_trials(folder / "scripted.json", trials, made)
                 print(f"seed {seed} {name}/{quality} done", flush=True)
                 continue
-            found = case(name, quality, seed, options.updates, config)
+            found = case(name, quality, seed, options.updates, config, options.policies)
             trials, estimated = trials + found[0], estimated + found[1]
             print(
                 f"seed {seed} {name}/{quality}: {sum(r['certified'] for r in found[0])} of {NEW} certified", flush=True

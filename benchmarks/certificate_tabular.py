@@ -1,6 +1,7 @@
 """How often the certificate errs, and how often it finds what is better: finite MDPs, where the truth is known.
 
     python benchmarks/certificate_tabular.py [--trials 2000] [--seed 0] [--out results/certificate/tabular.json]
+    python benchmarks/certificate_tabular.py --report results/certificate/*.json    # rates with intervals, as a table
 
 Each trial draws four training tasks and a new one from a shared prior, logs 50 episodes of 20 steps of the new one with
 a behaviour policy of random skill, learns from half of them by tabular MerPO with random settings, and certifies on the
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import beta
 
 from merpo.data import TaskData, Transitions
 from merpo.evaluation.offpolicy import Target
@@ -119,10 +121,20 @@ def chunk(rng: np.random.Generator, n: int, episodes: int, config: CertificateCo
         row = {"kind": str(kind[i]), "skill": float(skill[i, -1]), **{k: float(v[i]) for k, v in truth.items()}}
         row |= {"certified": made.certified, "reasons": list(made.reasons), "unsupported": made.unsupported}
         row |= {"estimate": over and over.estimate, "lower": over and over.lower, "method": over and over.method}
-        row |= {"stitched": made.stitched_return, "effective": made.effective_transitions}
+        row |= {"effective": made.effective_transitions}
         row |= {"meta_lower": made.over_meta and made.over_meta.lower}
         found.append(row)
     return found
+
+
+def interval(successes: int, trials: int, level: float = 0.95) -> list[float] | None:
+    """Clopper-Pearson interval of a share; null without trials."""
+    if trials == 0:
+        return None
+    side = (1.0 - level) / 2.0
+    low = beta.ppf(side, successes, trials - successes + 1) if successes else 0.0
+    high = beta.ppf(1.0 - side, successes + 1, trials - successes) if successes < trials else 1.0
+    return [round(float(low), 4), round(float(high), 4)]
 
 
 def summarise(rows: list[dict[str, Any]], margin: float = 0.1) -> dict[str, Any]:
@@ -140,6 +152,9 @@ def summarise(rows: list[dict[str, Any]], margin: float = 0.1) -> dict[str, Any]
     for a, b in zip(steps, [*steps[1:], np.inf], strict=True):
         inside = (share >= a) & (share < b)
         power[f"{a:g} to {b:g}"] = [int(inside.sum()), ratio(certified & inside, inside)]
+    # a refusal for lack of support is an answer of its own: whether the rest is recognised, where the log can tell
+    supported = ~np.array([any("no support" in x for x in r["reasons"]) for r in rows])
+    told = better & supported
     versus = [(r["meta_lower"] > 0, r["policy"] - r["meta"]) for r in rows if r["meta_lower"] is not None]
     over, true = np.array([v for v, _ in versus], bool), np.array([g for _, g in versus], float)
     return {
@@ -147,12 +162,43 @@ def summarise(rows: list[dict[str, Any]], margin: float = 0.1) -> dict[str, Any]
         "truly_better_by_margin": int(better.sum()), "margin": margin,
         "false_certification": ratio(certified & worse, certified), "false_certified": int((certified & worse).sum()),
         "worse_policies_certified": ratio(certified & worse, worse),
+        "false_certification_interval": interval(int((certified & worse).sum()), int(certified.sum())),
         "better_policies_certified": ratio(certified & better, better),
+        "better_policies_certified_interval": interval(int((certified & better).sum()), int(better.sum())),
+        "better_policies_with_support": int(told.sum()),
+        "better_policies_with_support_certified": ratio(certified & told, told),
+        "better_policies_with_support_certified_interval": interval(int((certified & told).sum()), int(told.sum())),
         "lower_bound_exceeds_truth": ratio(lower > gain, np.isfinite(lower)),
+        "lower_bound_exceeds_truth_with_support": ratio((lower > gain) & supported, np.isfinite(lower) & supported),
         "lower_bound_exceeds_truth_when_certified": ratio((lower > gain) & certified, certified),
         "power_by_share_of_range": power, "refused_for": refused,
         "over_meta": {"claimed": int(over.sum()), "false_claims": ratio(over & (true <= 0), over)},
     }  # fmt: skip
+
+
+def rates(paths: list[Path]) -> str:
+    """False certification and power of stored reports, with Clopper-Pearson intervals, as a table."""
+    lines = [
+        "| | trials | truly worse of the certified | certified of the truly better | of those with support |",
+        "|:---|---:|---:|---:|---:|",
+    ]
+    for path in paths:
+        stored = json.loads(path.read_bytes())
+        if "truly_better_by_margin" not in stored:
+            continue
+        cases = {path.stem: stored, **stored.get("by_case", {})}
+        for name, one in cases.items():
+            better, granted = one["truly_better_by_margin"], one["certified"]
+            found = round((one["better_policies_certified"] or 0.0) * better)
+            cells = [
+                f"{k} of {n}" + (f" ({100 * k / n:.1f} %; {100 * low:.1f} to {100 * high:.1f} %)" if n else "")
+                for k, n in ((one["false_certified"], granted), (found, better))
+                for low, high in [interval(k, n) or (0.0, 0.0)]
+            ]
+            told = one.get("better_policies_with_support")
+            cells.append("" if told is None else f"{found} of {told}")
+            lines.append(f"| {name} | {one['trials']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -162,7 +208,11 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="results/certificate/tabular.json")
+    parser.add_argument("--report", nargs="+", type=Path, help="stored reports to tabulate; nothing is run")
     options = parser.parse_args()
+    if options.report:
+        print(rates(options.report))
+        return
     begun, config, number = time.perf_counter(), CertificateConfig(), 0
     rows: list[dict[str, Any]] = []
     while len(rows) < options.trials:

@@ -26,8 +26,10 @@ from merpo import (
     StorageError,
 )
 from merpo.algorithms import stages
-from merpo.certified import _fall_back, adapt_certified
+from merpo.certified import Choices, _fall_back, adapt_certified
 from merpo.data import Preparation, TaskSet
+from merpo.evaluation.offpolicy import Target
+from merpo.guarantee.certificate import choose, split_log
 from merpo.runs import from_json, to_json
 from merpo.tasks import Family
 from toys import linear_info, linear_task
@@ -268,7 +270,7 @@ def test_adapting_with_a_certificate_falls_back_to_the_clone(fitted, data, tmp_p
     meta = fitted[0]
     logs = [t.select([0, 1]) for t in data.test]
     safe = adapt_certified(meta, logs)
-    kept = adapt_certified(meta, logs, insist=True, alphas=(0.9,))
+    kept = adapt_certified(meta, logs, insist=True)
     clones = meta.adapt_many(logs, "bc")
     obs = data.test[0].transitions.obs
     assert [len(row) for row in safe.certificates] == [2, 2]
@@ -290,8 +292,33 @@ def test_adapting_with_a_certificate_falls_back_to_the_clone(fitted, data, tmp_p
     np.testing.assert_array_equal(mixed.policy(1, 3)(obs), clones.policy(1, 3)(obs))
     with pytest.raises(ConfigError, match="method='bc'"):
         adapt_certified(meta, logs, "bc")
-    with pytest.raises(DataError, match="at least two"):
-        adapt_certified(meta, [t.select([0]) for t in logs])
+    # a log of one episode leaves nothing to certify on: refused, not an error
+    single = meta.adapt(data.test[0].select([0]))
+    assert "log too small" in single.certificate.sentence
+    assert meta.adapt(data.test[0].select([0]), certify=False).certificate is None
+    with pytest.raises(ConfigError, match="alphas"):
+        meta.adapt(data.test[0], certify=False, alphas=(0.2,))
+
+
+def test_settings_are_chosen_without_the_part_that_certifies(fitted):
+    """The choice is that of `choose` on the learning half; rewards of the other half cannot change it."""
+    meta = replace(fitted[0], seeds=(3,), learned=fitted[0].only(3).learned)
+    log = merpo.tasks.generate("point-robot-wind", "medium", episodes=24, seed=1).test[0]
+    part, held = split_log(log)
+    choices = Choices(alpha=(0.05, 0.95), updates=(4, 8))
+    made = adapt_certified(meta, [log], insist=True, choices=choices)
+    grid = choices.settings(meta.config)
+    assert len(grid) == 4
+    sets = [replace(meta, config=c).adapt_many([part], models=meta.adapt_models([part])) for _, c in grid]
+    pick = choose(part, [Target(s.policy(0)) for s in sets], meta.info.horizon)
+    assert made.certificates[0][0].settings == grid[pick][0]
+    np.testing.assert_array_equal(made.policy(0)(log.transitions.obs), sets[pick].policy(0)(log.transitions.obs))
+    assert made.certificates[0][0].episodes == held.episodes == 12
+    # the same log in another unit of reward is refused, and the reason named
+    hundred = replace(log, transitions=replace(log.transitions, reward=log.transitions.reward * np.float32(100)))
+    other = adapt_certified(meta, [hundred], insist=True).certificates[0][0]
+    assert not other.certified
+    assert "reward scale" in other.sentence
 
 
 # ---- resuming: every compiled function is the fixtures', so that these cost little

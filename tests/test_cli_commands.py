@@ -139,7 +139,7 @@ def test_an_exported_policy_is_the_run_s(run, tmp_path, capsys):
     obs = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
     (found,) = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"]).run(None, {"observation": obs})
     policy = merpo.PolicySet.load(run / "policies" / "merpo.safetensors").policy("task-044", 3)
-    half = policy.preparation.action_half
+    half = np.asarray(policy.preparation.action_half)
     np.testing.assert_allclose(found / half, policy(obs) / half, rtol=0, atol=1e-5)
     card = json.loads((tmp_path / "p.onnx.card.json").read_text())
     assert card["data"]["log"]["episodes"] == 1
@@ -167,8 +167,9 @@ def test_a_report_of_two_runs_and_their_comparison(run, copy, tmp_path, capsys):
     text = page.read_text()
     assert "Comparison on 2 common tasks" in text
     assert text.count("<h3>What the policies do</h3>") == 2
+    capsys.readouterr()
     assert main(["compare", str(run), str(copy), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.split("\n", 1)[1])
+    found = json.loads(capsys.readouterr().out)
     assert found["better"][0][1]["value"] == 0.5
     assert found["tasks"] == ["task-041", "task-044"]
     assert main(["compare", str(run), str(copy / "results.json"), "--method", "bc"]) == 0
@@ -207,12 +208,31 @@ def complaint(capsys, args):
 
 
 def test_adapting_with_certificates_says_what_is_certified(copy, capsys):
-    assert main(["adapt", str(copy), "--certify", "--methods", "merpo", "--tasks", "task-041"]) == 0
+    assert (
+        main(
+            [
+                "adapt",
+                str(copy),
+                "--methods",
+                "merpo",
+                "--tasks",
+                "task-041",
+                "--certify",
+                "--choose-alpha",
+                "0.2",
+                "0.6",
+            ]
+        )
+        == 0
+    )
     assert "0 of 1 policies certified" in capsys.readouterr().out
     stored = json.loads((copy / "certificates.json").read_text())
     assert list(stored) == ["merpo"]
     assert "log too small" in stored["merpo"]["3"][0]["sentence"]
-    assert read_record(copy).adapted["certified"] is True
+    adapted = read_record(copy).adapted
+    assert adapted["certified"] is True
+    assert adapted["choices"]["alpha"] == [0.2, 0.6]
+    assert stored["merpo"]["3"][0]["settings"]["alpha"] in (0.2, 0.6)
     policies = merpo.PolicySet.load(copy / "policies" / "merpo.safetensors")
     policy = policies.policy(0, 3)
     assert policy.certificate.to_json() == stored["merpo"]["3"][0]

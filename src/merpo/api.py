@@ -246,19 +246,32 @@ class Meta:
     """Learning curves of meta-training [round, seed, task] by metric name."""
 
     def adapt(
-        self, task: TaskData, *, certify: bool = False, insist: bool = False, report: Report = pipeline.silent
+        self,
+        task: TaskData,
+        *,
+        certify: bool = True,
+        insist: bool = False,
+        alphas: Sequence[float] = (),
+        lams: Sequence[float] = (),
+        updates: Sequence[int] = (),
+        report: Report = pipeline.silent,
     ) -> Policy:
         """A policy for a new task from its log (the first seed's, where several were trained).
 
-        With `certify`, half of the episodes are kept from learning to say whether the policy is better than what
-        logged them (`policy.certificate`); if that is not sure, the clone of the logged behaviour is returned in its
-        place, unless `insist`.
+        Half of the episodes are kept from learning to say whether the policy is better than what logged them
+        (`policy.certificate`); if that is not sure, the clone of the logged behaviour is returned in its place, unless
+        `insist`. `alphas`, `lams` and `updates` (of the adaptation) are settings to choose from, by off-policy
+        evaluation on the learning half. `certify=False` learns from the whole log and promises nothing.
         """
         one = self.only(self.seeds[0])
         if certify:
-            from merpo.certified import adapt_certified
+            from merpo.certified import Choices, adapt_certified
 
-            return adapt_certified(one, one._checked([task]), insist=insist, report=report).policy(0)
+            choices = Choices(tuple(alphas), tuple(lams), tuple(updates))
+            listed = one._checked([task])
+            return adapt_certified(one, listed, insist=insist, choices=choices, report=report).policy(0)
+        if alphas or lams or updates:
+            raise ConfigError("certify=False with alphas, lams or updates: settings are chosen where one certifies.")
         return one.adapt_many([task], report=report).policy(0)
 
     def adapt_models(

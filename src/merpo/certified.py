@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,8 +17,34 @@ from merpo.evaluation.offpolicy import Target
 from merpo.guarantee.certificate import Certificate, CertificateConfig, certify, choose, split_log
 
 if TYPE_CHECKING:
+    from merpo.algorithms.merpo import MerPOConfig
     from merpo.api import Meta, PolicySet
     from merpo.data import TaskData
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Settings to choose from for every task, by off-policy evaluation on the learning part; empty: as configured."""
+
+    alpha: tuple[float, ...] = ()
+    """Balance of the two anchors."""
+    lam: tuple[float, ...] = ()
+    """Weight of both."""
+    updates: tuple[int, ...] = ()
+    """Where to stop: numbers of updates of the adaptation."""
+
+    def settings(self, config: MerPOConfig) -> list[tuple[dict[str, float], MerPOConfig]]:
+        """Every combination, by name and as a configuration. ConfigError for a value that cannot be."""
+        grid = product(
+            self.alpha or (config.rac.alpha,), self.lam or (config.rac.lam,), self.updates or (config.adapt_updates,)
+        )
+        return [
+            (
+                {"alpha": float(a), "lam": float(lam), "updates": n},
+                replace(config, rac=replace(config.rac, alpha=float(a), lam=float(lam)), adapt_updates=n),
+            )
+            for a, lam, n in grid
+        ]
 
 
 def adapt_certified(
@@ -26,36 +53,38 @@ def adapt_certified(
     method: str = "merpo",
     *,
     insist: bool = False,
-    alphas: Sequence[float] = (),
+    choices: Choices | None = None,
     config: CertificateConfig | None = None,
     report: Any = None,
 ) -> PolicySet:
     """Policies for new tasks with one certificate each, `certificates[seed][task]`.
 
-    Every log is split by episode; the policy and the features that judge it come from one part, the bound from the
-    other. A policy that is not certified is replaced by the clone of the logged behaviour (learned from the whole
-    log), unless `insist`. With `alphas`, each of these is tried besides the configuration's own, and task by task the
-    one is taken that off-policy evaluation on the learning part prefers. DataError for a log of one episode.
+    Every log is split by episode; the policy, the choice among `choices` and the scales of the estimate come from one
+    part, the bound from the other. A policy that is not certified is replaced by the clone of the logged behaviour
+    (learned from the whole log), unless `insist`. A log of one episode certifies nothing.
     """
     from merpo.algorithms.pipeline import silent
 
     if method not in ("merpo", "rac"):
         raise ConfigError(f"method={method!r}: expected 'merpo' or 'rac', the methods that improve on the behaviour.")
     config = config or CertificateConfig()
-    parts = [split_log(t, config) for t in tasks]
+    parts = [split_log(t, config) if t.episodes > 1 else (t, t) for t in tasks]
     learned = [a for a, _ in parts]
-    found = _chosen(meta, learned, method, alphas, config, report or silent)
+    found, settings = _chosen(meta, learned, method, choices or Choices(), config, report or silent)
     unadapted = meta.adapt_many(learned, "meta-policy")
     spread = float((1.0 - meta.info.gamma) / np.asarray(meta.learned.preparation.reward_scale))
     made = tuple(
         tuple(
-            certify(
-                held, Target(found.policy(i, seed)), meta.info.horizon, part, Target(unadapted.policy(i, seed)), spread,
-                config,
+            replace(
+                certify(
+                    held, Target(found.policy(i, seed)), meta.info.horizon, part, Target(unadapted.policy(i, seed)),
+                    spread, config,
+                ),
+                settings=settings[s][i],
             )
             for i, (part, held) in enumerate(parts)
         )
-        for seed in meta.seeds
+        for s, seed in enumerate(meta.seeds)
     )  # fmt: skip
     if not insist and not all(c.certified for row in made for c in row):
         found = _fall_back(found, meta.adapt_many(tasks, "bc"), made)
@@ -67,16 +96,14 @@ def _chosen(
     meta: Meta,
     learned: Sequence[TaskData],
     method: str,
-    alphas: Sequence[float],
+    choices: Choices,
     config: CertificateConfig,
     report: Any,
-) -> PolicySet:
-    """The adapted policies, of several alphas task by task the preferred one."""
+) -> tuple[PolicySet, list[list[dict[str, float]]]]:
+    """The adapted policies, of several settings task by task the preferred one, and those settings [seed][task]."""
     models = meta.adapt_models(learned, report=report)
-    settings = [meta.config] + [replace(meta.config, rac=replace(meta.config.rac, alpha=float(a))) for a in alphas]
-    sets = [replace(meta, config=c).adapt_many(learned, method, models=models, report=report) for c in settings]
-    if len(sets) == 1:
-        return sets[0]
+    grid = choices.settings(meta.config)
+    sets = [replace(meta, config=c).adapt_many(learned, method, models=models, report=report) for _, c in grid]
     picked = np.asarray(
         [
             [
@@ -86,9 +113,14 @@ def _chosen(
             for seed in meta.seeds
         ]
     )
+    if len(sets) == 1:
+        return sets[0], [[{} for _ in learned] for _ in meta.seeds]
     rows, tasks = np.indices(picked.shape)
     actor = jax.tree.map(lambda *x: jnp.stack(x)[picked, rows, tasks], *(s.tree.actor for s in sets))
-    return replace(sets[0], tree=replace(sets[0].tree, actor=actor), curves=None)
+    chosen = replace(
+        sets[0], tree=replace(sets[0].tree, actor=actor), config=meta.config, curves=None
+    )  # of several learning curves none is the chosen policies'
+    return chosen, [[grid[k][0] for k in row] for row in picked.tolist()]
 
 
 def _fall_back(found: PolicySet, clones: PolicySet, made: tuple[tuple[Certificate, ...], ...]) -> PolicySet:

@@ -56,7 +56,7 @@ class RACConfig:
     """lambda, the weight of both divergences on the normalised value scale (the start of it with `lam_mode="dual"`)."""
     lam_mode: Literal["fixed", "dual"] = "fixed"
     """`dual`: lambda by dual ascent until alpha D(pi, pi_beta) + (1 - alpha) KL(pi || pi_c) = `lam_target`."""
-    lam_target: float = 0.15
+    lam_target: float = 0.08
     """Divergence, in nats per action dimension, that dual ascent aims at."""
     lam_lr: float = 5e-3
     """Step of dual ascent on log lambda; 0 holds lambda and still logs the divergence."""

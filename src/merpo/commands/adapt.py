@@ -31,6 +31,7 @@ from merpo.runs import STATE, Checkpoints, locked, write_atomic
 
 if TYPE_CHECKING:
     import merpo
+    from merpo.certified import Choices
     from merpo.data import TaskSet
 
 
@@ -51,10 +52,18 @@ class Adapt:
     combo+meta-model, td3+bc, iql, which learn each task from its own log. Default: the first four; a run of a context
     learner (`merpo train --method`) has that learner alone."""
     certify: bool = False
-    """Keep half of each log from merpo's and rac's learning to certify their improvement; `certificates.json` says
-    what came of it. A policy that is not certified is replaced by the behaviour clone."""
+    """Half of each log is kept from merpo's and rac's learning to certify their improvement; `certificates.json` says
+    what came of it. A policy that is not certified is replaced by the behaviour clone. Without it, as studies that
+    compare methods in simulation want it, all learn from the whole log."""
     insist: bool = False
     """With --certify: keep the adapted policies even where they are not certified."""
+    choose_alpha: tuple[float, ...] = ()
+    """With --certify, several alphas: task by task the one is taken that off-policy evaluation on the learning half
+    prefers."""
+    choose_lam: tuple[float, ...] = ()
+    """The same for lambda."""
+    choose_updates: tuple[int, ...] = ()
+    """The same for the number of updates."""
     resume: bool = False
     """Go on with this adaptation where it was stopped or killed, to the same bits (--certify: by methods)."""
     checkpoint_every: float = 60.0
@@ -65,7 +74,12 @@ class Adapt:
 
 def run_adapt(options: Adapt) -> None:
     """Run the command."""
+    from merpo.certified import Choices
+
     watch = Stopwatch()
+    choices = Choices(options.choose_alpha, options.choose_lam, options.choose_updates)
+    if not options.certify and (options.insist or choices != Choices()):
+        raise ConfigError("insist and choose-... are for certificates: give --certify too, or leave them out.")
     record = read_record(options.run_dir)
     with watch.stage("loading"):
         meta = load_learned(options.run_dir, record.method)
@@ -76,7 +90,8 @@ def run_adapt(options: Adapt) -> None:
     with Stages() as bars:
         adapt(
             meta, tasks, ref, methods, options.run_dir, bars.report, watch, options.episodes,
-            certify=options.certify, insist=options.insist, resume=options.resume, every=options.checkpoint_every,
+            certify=options.certify, insist=options.insist, choices=choices, resume=options.resume,
+            every=options.checkpoint_every,
         )  # fmt: skip
     say(f"Policies: {options.run_dir / 'policies'}  (next: merpo evaluate {options.run_dir})")
     if options.verbose:
@@ -99,6 +114,7 @@ def adapt(
     episodes: int | None = None,
     certify: bool = False,
     insist: bool = False,
+    choices: Choices | None = None,
     resume: bool = False,
     every: float = 60.0,
 ) -> dict[str, merpo.PolicySet]:
@@ -116,6 +132,8 @@ def adapt(
     target = {"data": asdict(ref), "episodes": episodes, "tasks": [t.name for t in tasks]}
     if certify:
         target |= {"certified": True, "insisted": insist}
+        if choices is not None and any(asdict(choices).values()):
+            target |= {"choices": {k: list(v) for k, v in asdict(choices).items()}}
     states = Checkpoints(folder / STATE, every)
     ordered = sorted(set(methods), key=METHODS.index)
     with locked(folder):
@@ -139,7 +157,7 @@ def adapt(
                 if not isinstance(meta, merpo.Meta):
                     policies = meta.adapt_many(tasks)
                 elif certify and method in ("merpo", "rac"):
-                    policies = certified(meta, tasks, method, insist, named, folder)
+                    policies = certified(meta, tasks, method, insist, choices, named, folder)
                 else:
                     policies = meta.adapt_many(tasks, method, models=models, checkpoint=states, report=named)
                 policies.save(folder / "policies" / f"{method}.safetensors")
@@ -175,12 +193,18 @@ def _begin(folder: Path, target: dict[str, Any], wanted: Sequence[str]) -> tuple
 
 
 def certified(
-    meta: merpo.Meta, tasks: TaskSet, method: str, insist: bool, report: Report, folder: Path
+    meta: merpo.Meta,
+    tasks: TaskSet,
+    method: str,
+    insist: bool,
+    choices: Choices | None,
+    report: Report,
+    folder: Path,
 ) -> merpo.PolicySet:
     """Adapt with certificates, say what came of them, and keep them in the run folder by method."""
     from merpo.certified import adapt_certified
 
-    policies = adapt_certified(meta, tuple(tasks), method, insist=insist, report=report)
+    policies = adapt_certified(meta, tuple(tasks), method, insist=insist, choices=choices, report=report)
     rows = policies.certificates or ()
     path = folder / "certificates.json"
     try:

@@ -57,7 +57,8 @@ class Train:
     adapt_updates: int | None = None
     """RAC updates of a new task."""
     alpha: float | None = None
-    """Balance: 1 stays with the behaviour policy, 0 follows the meta-policy."""
+    """A fixed balance: 1 stays with the behaviour policy, 0 follows the meta-policy. Without it the settings' own:
+    an alpha that each task's data adapt, for locomotion-sized systems."""
     lam: float | None = None
     """Weight of both divergences."""
     beta: float | None = None
@@ -162,6 +163,7 @@ def settings(info: SetInfo, options: Train) -> MerPOConfig:
     config = read_settings(info, options.config)
     rac: dict[str, Any] = {
         "alpha": options.alpha,
+        "alpha_mode": None if options.alpha is None else "fixed",
         "lam": options.lam,
         "beta": options.beta,
         "rollout_length": options.rollout_length,

@@ -120,13 +120,13 @@ def check_models(
         )  # fmt: skip
         imagined.append(np.asarray(states))
         logged.append(np.asarray(t.next_obs)[index])
-    dreams, truth = np.concatenate(imagined, axis=1), np.concatenate(logged, axis=1)
+    dreams, truth = (np.concatenate(x, axis=1).astype(np.float64) for x in (imagined, logged))
     distance = np.sqrt(np.mean((dreams - truth) ** 2, axis=-1))
     u = np.concatenate(transforms)
     inside = np.abs(u[:, :, None] - 0.5) <= 0.5 * LEVELS
     five = [0.05, 0.25, 0.5, 0.75, 0.95]
     return ModelCheck(
-        unexplained=np.stack(unexplained),
+        unexplained=np.stack(unexplained).astype(np.float64),
         coverage=inside.mean(0),
         rows=len(u),
         drift=np.quantile(distance, [0.1, 0.5, 0.9], axis=1).T,

@@ -39,7 +39,7 @@ def rollouts(
     if count < 1:
         raise ConfigError(f"count={count}: expected at least one trajectory.")
     t, rng = task_arrays(problem.task), np.random.default_rng(seed)
-    near = _same_pair(t) if target.discrete else _nearest(t, problem.episode, reach, rng)
+    near = _same_pair(t) if target.discrete else nearest(t, problem.episode, reach, rng)
     x, y = features(t.obs, t.action), np.concatenate([t.next_obs - t.obs, t.reward[:, None]], axis=1)
     slope = np.linalg.solve(x.T @ x + 1e-6 * len(x) * np.eye(x.shape[1]), x.T @ y)
     residual = y - x @ slope
@@ -80,7 +80,7 @@ def _same_pair(t: Arrays) -> Near:
     return near
 
 
-def _nearest(t: Arrays, episode: np.ndarray, reach: float, rng: np.random.Generator) -> Near:
+def nearest(t: Arrays, episode: np.ndarray, reach: float, rng: np.random.Generator) -> Near:
     """The nearest or second nearest logged row in standardised (s, a)."""
     pool = np.concatenate([t.obs, t.action], axis=1)
     scale = np.maximum(pool.std(0), 1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float
@@ -23,9 +24,12 @@ class CertificateConfig:
     least_episodes: int = 10
     """Fewer held-back episodes are too few for any interval."""
     most_unsupported: float = 0.1
-    """Largest share of the policy's steps that may lie where the log has nothing near."""
+    """Largest share of the policy's steps that a log of a finite MDP may lack."""
+    most_unknown: float = 0.5
+    """On continuous states, the largest share of steps of which the log says too little. The bound itself grows wide
+    there: this only keeps a claim from resting on such steps for the most part."""
     least_effective: float = 20.0
-    """Least effective number of transitions behind the estimate."""
+    """Least effective number of transitions behind the estimate, for finite MDPs."""
     scale_factor: float = 5.0
     """Rewards whose spread differs by more than this factor from the training tasks' are taken for another unit."""
     discount: float = 1.0
@@ -36,7 +40,7 @@ class CertificateConfig:
     """Seed of the split, of resampling and of stitched trajectories."""
 
     def __post_init__(self) -> None:
-        for name in ("delta", "share", "most_unsupported"):
+        for name in ("delta", "share", "most_unsupported", "most_unknown"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a number strictly between 0 and 1.")
         for name in ("least_episodes", "resamples"):
@@ -56,7 +60,7 @@ class Comparison:
     """Below the true difference with the certificate's confidence."""
     standard_error: float
     method: str
-    """`bootstrap`, or `concentration` where the log is large enough for it."""
+    """`posterior` on continuous states; else `bootstrap`, or `concentration` where the log is large enough for it."""
 
 
 def compare(scores: Scores, estimate: float, config: CertificateConfig) -> Comparison:
@@ -72,6 +76,24 @@ def compare(scores: Scores, estimate: float, config: CertificateConfig) -> Compa
     student = (draws.mean(1) - scores.mean()) / np.maximum(spread, 1e-12 + 1e-3 * error)
     quantile = max(float(np.quantile(student, 1.0 - config.delta)), 0.0)
     return Comparison(estimate, centre - quantile * error, error, "bootstrap")
+
+
+def lower_quantile(draws: Float[np.ndarray, "*n"], config: CertificateConfig) -> Comparison:
+    """The delta quantile of draws from a posterior of a difference, or of a normal one of their spread if lower."""
+    centre, error = float(draws.mean()), float(draws.std(ddof=1))
+    normal = centre - NormalDist().inv_cdf(1.0 - config.delta) * error
+    return Comparison(centre, min(float(np.quantile(draws, config.delta)), normal), error, "posterior")
+
+
+def above(
+    policy: Float[np.ndarray, " system"], returns: Scores, config: CertificateConfig, draws: int = 40
+) -> Comparison:
+    """Posterior of a policy's return less the mean of logged returns, whose error is a Student t of n - 1 degrees."""
+    n = len(returns)
+    rng = np.random.default_rng([config.seed, 15])
+    error = float(returns.std(ddof=1)) / np.sqrt(n) if n > 1 else 0.0
+    logged = returns.mean() + error * rng.standard_t(max(n - 1, 1), (len(policy), draws))
+    return lower_quantile(policy[:, None] - logged, config)
 
 
 def bernstein_lower(scores: Scores, low: float, high: float, delta: float) -> float:

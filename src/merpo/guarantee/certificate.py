@@ -1,8 +1,9 @@
 """The improvement certificate: is this policy better than what logged the data, and than the meta-policy?
 
 The policy must have been learned from *other* episodes than those given here (`split_log`). On these, its return is
-estimated by linear fitted Q evaluation, today's by the logged returns themselves, and a lower confidence bound of the
-difference is formed. Anything that makes the estimate untrustworthy is a reason to refuse, said in words.
+estimated (finite MDPs: fitted Q evaluation; continuous states: the policy's returns in systems drawn from what the log
+leaves possible), today's by the logged returns themselves, and a lower confidence bound of the difference is formed.
+Anything that makes the estimate untrustworthy is a reason to refuse, said in words.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from merpo.data import TaskData
 from merpo.errors import ConfigError, DataError
-from merpo.evaluation.features import Features, OneHot, Smooth
+from merpo.evaluation.features import OneHot
 from merpo.evaluation.offpolicy import (
     Problem,
     Target,
@@ -25,10 +26,19 @@ from merpo.evaluation.offpolicy import (
     importance_sampling,
     task_arrays,
 )
+from merpo.evaluation.posterior import Systems
 from merpo.evaluation.stitched import rollouts
-from merpo.guarantee.bounds import CertificateConfig, Comparison, Scores, bernstein_lower, compare
+from merpo.guarantee.bounds import (
+    CertificateConfig,
+    Comparison,
+    Scores,
+    above,
+    bernstein_lower,
+    compare,
+    lower_quantile,
+)
 
-Method = Literal["bootstrap", "concentration"]
+Method = Literal["bootstrap", "concentration", "posterior"]
 
 
 @dataclass(frozen=True)
@@ -51,13 +61,13 @@ class Certificate:
     transitions: int
     effective_transitions: float | None
     unsupported: float | None
-    """Share of the policy's steps with nothing near in the log."""
-    stitched_return: float | None
-    """A second opinion on the policy's return, from trajectories stitched together."""
+    """Share of the policy's steps of which the log says too little."""
     reasons: tuple[str, ...] = ()
     """Why it was refused; empty when certified."""
     assumptions: tuple[str, ...] = field(default=())
     """What the certificate takes for granted."""
+    settings: Mapping[str, float] = field(default_factory=dict)
+    """Of the policy, where they were chosen from several by the same estimate on the learning part."""
 
     @property
     def sentence(self) -> str:
@@ -114,15 +124,21 @@ def split_log(task: TaskData, config: CertificateConfig | None = None) -> tuple[
 def choose(part: TaskData, targets: Sequence[Target], horizon: int, config: CertificateConfig | None = None) -> int:
     """Which candidate (other alpha, lambda, number of updates) to certify: an index, from the learning part alone.
 
-    That of the largest lower bound over the behaviour, by fitted Q. Candidates were learned from the same episodes, so
-    the bounds are optimistic, all of them; the certificate, on episodes kept apart, is not touched by the choice.
+    That of the largest lower bound over the behaviour, by the certificate's own estimate. Candidates were learned from
+    the same episodes, so the bounds are optimistic, all of them; the certificate, on episodes kept apart, is not
+    touched by the choice.
     """
     if not targets:
         raise ConfigError("targets is empty: expected at least one candidate.")
     config = config or CertificateConfig()
+    if len(targets) == 1:
+        return 0
     problem = Problem(part, horizon, config.discount)
-    features: Features = OneHot() if targets[0].discrete else Smooth.fit(part, width=1.5)
-    fitted = [fitted_q(problem, target, features) for target in targets]
+    if not targets[0].discrete:
+        systems = Systems(problem, part, config.seed)
+        found = [systems.returns(target).returns for target in targets]
+        return int(np.argmax([above(r, problem.returns, config).lower for r in found]))
+    fitted = [fitted_q(problem, target, OneHot()) for target in targets]
     returns = problem.returns
     if part.episodes < 2:
         return int(np.argmax([f.value for f in fitted]))
@@ -140,43 +156,28 @@ def certify(
 ) -> Certificate:
     """Compare `target` with the policy that logged `held`, and with `meta`.
 
-    `learned` is the part of the log that the policy came from: it shapes the features and is compared with `held`.
-    `reward_std` is the deviation of single rewards in the training tasks, where known: another unit is refused.
+    `learned` is the part of the log that the policy came from: it sets the estimate's scales and is compared with
+    `held`. `reward_std` is the deviation of single rewards in the training tasks, where known: another unit is refused.
     """
     config = config or CertificateConfig()
     problem = Problem(held, horizon, config.discount)
     reasons = _log_faults(held, learned, horizon, reward_std, config)
-    returns = problem.returns
-    today = float(returns.mean())
-    blank = Certificate(
-        held.name, False, 1.0 - config.delta, None, today if np.isfinite(today) else None, None, None,
-        held.episodes, len(held), None, None, None, tuple(reasons),
-    )  # fmt: skip
     if reasons:
-        return blank
-    features: Features = OneHot() if target.discrete else Smooth.fit(learned, width=1.5)
-    fitted = fitted_q(problem, target, features)
-    stitched = rollouts(problem, target, features, seed=config.seed)
-    behaviour, method = _over_behaviour(problem, target, fitted.scores, fitted.value, config)
-    over_meta = None
-    # where the features are an approximation, a lower second opinion lowers the bound by the difference
-    doubt = 0.0 if target.discrete else max(min(fitted.value, float(fitted.scores.mean())) - stitched.value, 0.0)
-    behaviour = replace(behaviour, lower=behaviour.lower - doubt)
-    if meta is not None:
-        # with rewards negated twice, what the log does not know of the meta-policy counts in its favour
-        t = held.transitions
-        mirrored = replace(held, transitions=replace(t, reward=-np.asarray(t.reward)))
-        other = fitted_q(Problem(mirrored, horizon, config.discount), meta, features)
-        over_meta = compare(fitted.scores + other.scores, fitted.value + other.value, config)
-        over_meta = replace(over_meta, lower=over_meta.lower - doubt)
-    if stitched.far > config.most_unsupported:
+        return replace(_blank(problem, config), reasons=tuple(reasons))
+    judge = _judge_finite if target.discrete else _judge_smooth
+    found = judge(problem, target, learned, meta, config)
+    behaviour = found.over_behaviour
+    assert behaviour is not None
+    unsupported, effective = found.unsupported or 0.0, found.effective_transitions or 0.0
+    allowed = config.most_unsupported if target.discrete else config.most_unknown
+    if unsupported > allowed:
         reasons.append(
-            f"no support: {100 * stitched.far:.0f} % of the policy's steps lie where the log has nothing near"
-            f" (at most {100 * config.most_unsupported:g} % allowed)"
+            f"no support: {100 * unsupported:.0f} % of the policy's steps lie where the log says too little"
+            f" (at most {100 * allowed:g} % allowed)"
         )
-    if not np.isfinite(fitted.value) or fitted.effective < config.least_effective:
+    if target.discrete and effective < config.least_effective:
         reasons.append(
-            f"no support: the estimate rests on {fitted.effective:.0f} effective transitions (at least"
+            f"no support: the estimate rests on {effective:.0f} effective transitions (at least"
             f" {config.least_effective:g} needed)"
         )
     if not behaviour.lower > 0.0:
@@ -184,22 +185,69 @@ def certify(
             f"improvement not proven: estimated {behaviour.estimate:.3g} per episode, but the lower bound is"
             f" {behaviour.lower:.3g}; more episodes would narrow it"
         )
-    elif stitched.value <= today:
+    reasons += found.reasons
+    return replace(found, certified=not reasons, reasons=tuple(reasons))
+
+
+def _blank(problem: Problem, config: CertificateConfig) -> Certificate:
+    """Nothing said yet."""
+    today, task = float(problem.returns.mean()), problem.task
+    return Certificate(
+        task.name, False, 1.0 - config.delta, None, today if np.isfinite(today) else None, None, None,
+        task.episodes, len(task), None, None,
+    )  # fmt: skip
+
+
+def _judge_smooth(
+    problem: Problem, target: Target, learned: TaskData, meta: Target | None, config: CertificateConfig
+) -> Certificate:
+    """Continuous states: the policy's returns in systems drawn from what the log leaves possible."""
+    systems = Systems(problem, learned, config.seed)
+    found = systems.returns(target)
+    over_meta = None
+    if meta is not None:
+        # in the same systems, so that what is unknown of both cancels; the meta-policy's rewards are not capped
+        over_meta = lower_quantile(found.returns - systems.returns(meta, capped=False).returns, config)
+    return replace(
+        _blank(problem, config),
+        policy_return=found.value,
+        over_behaviour=above(found.returns, problem.returns, config),
+        over_meta=over_meta,
+        effective_transitions=found.effective,
+        unsupported=found.unsupported,
+        assumptions=_assumptions("posterior"),
+    )
+
+
+def _judge_finite(
+    problem: Problem, target: Target, learned: TaskData, meta: Target | None, config: CertificateConfig
+) -> Certificate:
+    """Finite MDPs: fitted Q, exact but for sampling, with a bootstrap or a concentration bound."""
+    del learned
+    fitted, held = fitted_q(problem, target, OneHot()), problem.task
+    stitched = rollouts(problem, target, OneHot(), seed=config.seed)
+    behaviour, method = _over_behaviour(problem, target, fitted.scores, fitted.value, config)
+    over_meta, reasons, today = None, [], float(problem.returns.mean())
+    if meta is not None:
+        # with rewards negated twice, what the log does not know of the meta-policy counts in its favour
+        t = held.transitions
+        mirrored = replace(held, transitions=replace(t, reward=-np.asarray(t.reward)))
+        other = fitted_q(Problem(mirrored, problem.horizon, config.discount), meta, OneHot())
+        over_meta = compare(fitted.scores + other.scores, fitted.value + other.value, config)
+    if behaviour.lower > 0.0 and stitched.value <= today:
         reasons.append(
             f"the two estimates disagree: fitted Q says {fitted.value:.4g}, stitched trajectories"
             f" {stitched.value:.4g}, today {today:.4g}"
         )
     return replace(
-        blank,
-        certified=not reasons,
+        _blank(problem, config),
         policy_return=float(fitted.value),
         over_behaviour=behaviour,
         over_meta=over_meta,
         effective_transitions=fitted.effective,
         unsupported=stitched.far,
-        stitched_return=stitched.value,
         reasons=tuple(reasons),
-        assumptions=_assumptions(method, target.discrete),
+        assumptions=_assumptions(method),
     )
 
 
@@ -218,7 +266,7 @@ def _over_behaviour(
     whole = bool((np.diff(problem.task.episode_start) == problem.horizon).all()) and problem.discount == 1.0
     width = 3.0 * span
     enough = 7.0 * width * np.log(2.0 / config.delta) / (3.0 * (n - 1)) < 0.05 * span if n > 1 else False
-    if not (target.discrete and whole and enough):
+    if not (whole and enough):
         return plain, "bootstrap"
     least = float(t.reward.min())
     shifted = replace(problem.task, transitions=replace(problem.task.transitions, reward=t.reward - least))
@@ -282,16 +330,18 @@ def _two_groups(sizes: Scores) -> bool:
     return len(positive) > 0.9 * len(sizes) and bool((positive[1:] / positive[:-1]).max() > 5.0)
 
 
-def _assumptions(method: Method, discrete: bool) -> tuple[str, ...]:
+def _assumptions(method: Method) -> tuple[str, ...]:
     """What is taken for granted, for people."""
     reach = (
-        "the observation is the whole state, one of finitely many"
-        if discrete
-        else "action values are close to linear in polynomials and random Fourier features of the log's own scale"
+        "the observation is the whole state; its changes and the reward vary as smoothly elsewhere as in the log"
+        " (Gaussian processes), and no step earns more than the best logged one"
+        if method == "posterior"
+        else "the observation is the whole state, one of finitely many"
     )
     interval = {
         "bootstrap": "the held-back episodes are enough for a bootstrap (asymptotic, not exact)",
         "concentration": "the behaviour policy as estimated by counting gives the true action probabilities",
+        "posterior": "the spread over systems that agree with the log is a fair measure of what is not known",
     }[method]
     return (
         "the held-back episodes were logged by today's policy, independently of each other and of what was learned",
