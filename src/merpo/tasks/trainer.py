@@ -124,8 +124,8 @@ def train_behaviour(
     """Train one privileged SAC agent on all tasks of `family` at once; save checkpoints in the folder `out`.
 
     A checkpoint is `ckpt-<updates>.safetensors` (the actor and its input scaling) with a `.json` beside it:
-    updates, environment steps, deterministic return per task, seconds, configuration. One is written every
-    `every` updates, eight times as often before the first of these (returns rise fastest then), and whenever
+    updates, environment steps, deterministic return per task, seconds, configuration, and the arguments `updates`
+    (as `asked`) and `every`. One is written every `every` updates, eight times as often before the first of these (returns rise fastest then), and whenever
     the mean return first passes one of `marks`. `learner.safetensors` holds the whole learner, overwritten at
     each periodic checkpoint; `resume=True` continues from it with an empty replay ring (refilled by the
     policy as it is), `updates` being the total including what was done before.
@@ -171,6 +171,8 @@ def train_behaviour(
             "seconds": time.perf_counter() - begin,
             "seed": seed,
             "resumed_at": start,
+            "asked": updates,
+            "every": every,
             "config": asdict(config),
         }
         stem = folder / f"ckpt-{done:09d}"
