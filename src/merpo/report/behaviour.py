@@ -21,7 +21,8 @@ def behaviour_markdown(record: Mapping[str, Any]) -> str:
     lines = [
         f"# Behaviour policies of {name}",
         "",
-        f"One privileged SAC for all {tasks} tasks (it sees the true task){_time(record)}. A single seed, {record['seed']}.",
+        f"One privileged SAC for {_all(tasks)} tasks (it sees the true task){_time(record)}; a single seed,"
+        f" {record['seed']}.",
         "",
         f"![Return against updates, over the tasks of {name}]({name}.png)",
         "",
@@ -57,6 +58,10 @@ def _expert(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return next(row for row in record["checkpoints"] if "expert" in row["qualities"])
 
 
+def _all(tasks: int) -> str:
+    return "both" if tasks == 2 else f"all {tasks}"
+
+
 def _time(record: Mapping[str, Any]) -> str:
     return (
         "" if record["seconds"] is None else f", {record['seconds'] / 60:.0f} minutes on one core of a shared machine"
@@ -70,7 +75,7 @@ def _settings(changed: Mapping[str, Any]) -> str:
 def _figures(returns: Sequence[float]) -> str:
     if len(returns) <= FEW_TASKS:
         return " and ".join(number(r) for r in returns)
-    return f"mean {number(np.mean(returns))}, lowest {number(min(returns))}, highest {number(max(returns))}"
+    return f"mean {number(float(np.mean(returns)))}, lowest {number(min(returns))}, highest {number(max(returns))}"
 
 
 def number(value: float) -> str:
@@ -84,10 +89,10 @@ def _expertise(record: Mapping[str, Any], expert: Mapping[str, Any]) -> list[str
         f" fresh starts per task returns {_figures(record['expert'])}; uniform actions {_figures(record['random'])}."
     )
     if record["train_tasks"] != record["test_tasks"]:
-        train, test = (np.mean([record["expert"][t] for t in record[k]]) for k in ("train_tasks", "test_tasks"))
+        train, test = (float(np.mean([record["expert"][t] for t in record[k]])) for k in ("train_tasks", "test_tasks"))
         reached += (
-            f" That is {number(train)} over the training tasks and {number(test)} over the test tasks; it was trained on"
-            " all of them."
+            f" That is {number(train)} over the training tasks and {number(test)} over the test tasks; it was trained"
+            " on all of them."
         )
     if record["published"]:
         level = f"Published expert level: {record['published']['text']}."
@@ -137,7 +142,7 @@ def behaviour_figure(record: Mapping[str, Any], path: str | os.PathLike[str]) ->
         ax.set_xlim(0.0, None)
         ax.set_xlabel("gradient updates, thousands")
         ax.set_ylabel("deterministic return")
-        ax.set_title(f"{record['family']}: one privileged SAC for all {returns.shape[1]} tasks")
+        ax.set_title(f"{record['family']}: one privileged SAC for {_all(returns.shape[1])} tasks")
         ax.grid(axis="y")
         ax.tick_params(length=0, colors=INK)
         fig.legend(loc="outside lower left", ncols=3, fontsize=9)
