@@ -23,7 +23,7 @@ from merpo.guarantee import Certificate
 from merpo.runs import config_hash
 
 ROOT = Path(__file__).resolve().parents[1]
-REFUSED = Certificate("task-1", False, 0.95, None, -3.0, None, None, 2, 12, None, None, None, ("log too small",))
+REFUSED = Certificate("task-1", False, 0.95, None, -3.0, None, None, 2, 12, None, None, ("log too small",))
 
 
 def policy(obs=3, act=2, size=0.8, low=None, high=None, **changes):

@@ -46,7 +46,7 @@ def model_check():
 
 def certificate(task, lower, reasons=()):
     bound = Bound(lower + 1.0, lower, 0.5, "bootstrap")
-    return Certificate(task, not reasons, 0.95, -5.0, -9.0, bound, None, 10, 100, 90.0, 0.0, -5.1, reasons).to_json()
+    return Certificate(task, not reasons, 0.95, -5.0, -9.0, bound, None, 10, 100, 90.0, 0.0, reasons).to_json()
 
 
 def view(name="first", **changes):

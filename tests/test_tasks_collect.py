@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from merpo.errors import ConfigError, StorageError, UnknownNameError
-from merpo.tasks import behaviour_act, families, generate, get_family, shipped
+from merpo.tasks import behaviour_act, families, generate, get_family, reference_returns, shipped
 from merpo.tasks.behaviour import Shipped, has_weights
 from merpo.tasks.policies import load_policy
 
@@ -33,19 +33,13 @@ def digest(data):
 
 
 def test_the_same_bytes_in_another_process():
-    calls = (
-        '"point-robot-goal", "mixed", 9, 5, 3',
-        '"half-cheetah-fwd-back", "mixed", 8, 5, 1',
-        '"walker-2d-params", "medium", 1, 5, 1',
-    )
-    code = DIGEST + "".join(f"print(digest(generate({c})))\n" for c in calls)
+    calls = [("point-robot-goal", "mixed", 9, 5, 3), ("half-cheetah-fwd-back", "mixed", 8, 5, 1)]
+    calls += [(name, "medium", 1, 5, 1) for name in ("walker-2d-params", "hopper-params")]
+    calls += [("ant-fwd-back", quality, 2, 5, 1) for quality in ("medium", "expert", "mixed")]
+    code = DIGEST + "".join(f"print(digest(generate{c}))\n" for c in calls)
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
-    here = [
-        digest(generate("point-robot-goal", "mixed", 9, 5, 3)),
-        digest(generate("half-cheetah-fwd-back", "mixed", 8, 5, 1)),
-        digest(generate("walker-2d-params", "medium", 1, 5, 1)),
-    ]
+    here = [digest(generate(*c)) for c in calls]
     assert done.stdout.split() == here
     assert digest(generate("point-robot-goal", "mixed", 9, 6, 3)) != here[0]
 
@@ -58,9 +52,11 @@ NAMES = [
     "half-cheetah-fwd-back",
     "walker-2d-params",
 ]
+FEW_LOGGED = ["hopper-params", "half-cheetah-vel", "ant-fwd-back", "ant-dir", "ant-goal"]
+"""Families whose levels are looked at on a few tasks, to spare time."""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "hopper-params", "ant-fwd-back"])
 def test_a_task_set_is_complete(name):
     family = get_family(name)
     data = generate(family, "medium", episodes=2, seed=3, test_episodes=1)
@@ -120,6 +116,23 @@ def test_qualities_are_what_they_say(name):
             assert min(t.returns().std() for t in data) > 1e-2
 
 
+@pytest.mark.parametrize("name", FEW_LOGGED)
+def test_levels_on_a_few_tasks(name):
+    family = get_family(name)
+    ids = tuple(sorted({0, family.num_tasks // 2, family.num_tasks - 1}))
+    random, expert = (np.asarray(r)[list(ids)] for r in reference_returns(family))
+    scores = {}
+    for quality in ("medium", "mixed", "expert"):
+        act = behaviour_act(family, quality, ids, 8, 2)
+        returns = family.rollout(act, ids, 8, 2).returns
+        scores[quality] = float(((returns.mean(1) - random) / (expert - random)).mean())
+        assert returns.std(1).min() > 1e-2
+    assert 0.2 < scores["medium"] < 0.7
+    assert 0.3 < scores["mixed"] < 0.95
+    assert 0.8 < scores["expert"] < 1.15
+    assert scores["medium"] < scores["expert"] > scores["mixed"]
+
+
 def test_a_clone_of_medium_point_robots_is_no_expert():
     """Fit actions on (1, s) per task by least squares: the clone stays well below the expert on every task."""
     for name in ("point-robot-wind", "point-robot-goal"):
@@ -160,9 +173,9 @@ def test_shipped_checkpoints_are_whole(name):
     expert = kept.checkpoints[-1]
     assert kept.qualities["expert"] == [[len(files) - 1]] * tasks
     assert expert["mean_return"] == max(c["mean_return"] for c in kept.checkpoints)
-    share = [
-        kept.checkpoints[row]["returns"][t] / expert["returns"][t] for t, (row,) in enumerate(kept.qualities["medium"])
-    ]
+    medium = np.array([kept.checkpoints[row]["returns"][t] for t, (row,) in enumerate(kept.qualities["medium"])])
+    random = np.asarray(kept.reference["random"] if kept.reference else [0.0] * tasks)
+    share = (medium - random) / (expert["returns"] - random)
     assert 0.35 < np.mean(share) < 0.55
     if tasks == 2:
         assert 0.35 < min(share) < max(share) < 0.55

@@ -12,8 +12,8 @@ import pytest
 
 from merpo.errors import ConfigError, StorageError
 from merpo.tasks import SACConfig, get_family, sac, select_checkpoints, train_behaviour
-from merpo.tasks.behaviour import reference_returns, spread
-from merpo.tasks.policies import load_policy
+from merpo.tasks.behaviour import reference_returns, shares, spread
+from merpo.tasks.policies import load_policy, save_policy
 
 GOAL = get_family("point-robot-goal")
 
@@ -184,8 +184,8 @@ def test_selection_writes_weights_and_index(run, tmp_path):
     assert index["qualities"] == chosen
     assert index["reference"]["random"] == list(reference_returns(GOAL)[0])
     np.testing.assert_allclose(
-        index["reference"]["expert"], max(records, key=lambda r: r["mean_return"])["returns"], rtol=1e-5
-    )
+        index["reference"]["expert"], max(records, key=lambda r: r["mean_return"])["returns"], rtol=2e-3
+    )  # of the policy as it is stored, in 16 bits
     assert {p.name for p in tmp_path.glob("*.safetensors")} == {c["file"] for c in index["checkpoints"]}
     best = max(records, key=lambda r: r["mean_return"])
     expert = index["checkpoints"][chosen["expert"][3][0]]
@@ -193,6 +193,28 @@ def test_selection_writes_weights_and_index(run, tmp_path):
     assert all(row[-1] == chosen["expert"][0][0] and len(row) == 8 for row in chosen["mixed"])
     with pytest.raises(StorageError, match="expected ckpt-"):
         select_checkpoints(tmp_path / "nowhere", tmp_path)
+
+
+def test_shares_lie_between_uniform_actions_and_the_last():
+    """Costs (negative returns) and rewards alike; a task on which nothing is gained goes by the mean."""
+    returns = np.array([[-300.0, 20.0, -5.0], [-150.0, 10.0, -4.0], [-20.0, 110.0, -4.0]])
+    found = shares(returns, np.array([-280.0, 10.0, -4.5]))
+    np.testing.assert_allclose(found.mean_return, [-10.5 / 360.5, 130.5 / 360.5, 1.0])
+    np.testing.assert_allclose(found.by_task[:, 0], [-20 / 260, 130 / 260, 1.0])
+    np.testing.assert_allclose(found.by_task[:, 1], [0.1, 0.0, 1.0])
+    np.testing.assert_array_equal(found.by_task[:, 2], found.mean_return)
+
+
+def test_weights_of_sixteen_bits_are_nearly_the_same_policy(run, tmp_path):
+    stem = f"ckpt-{run[1][-1]['updates']:09d}.safetensors"
+    whole = load_policy(run[0] / stem)
+    save_policy(tmp_path / "half.safetensors", whole, half=True)
+    half = load_policy(tmp_path / "half.safetensors")
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(half), strict=True):
+        assert a.dtype == b.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=2**-11, atol=2**-24)
+    np.testing.assert_array_equal(whole.scale, half.scale)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (run[0] / stem).stat().st_size
 
 
 def test_mixed_checkpoints_are_spread_over_the_returns():

@@ -1,7 +1,8 @@
-"""`merpo behaviour train | select | list`: the policies that log a family's data."""
+"""`merpo behaviour train | select | record | list`: the policies that log a family's data."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +42,18 @@ class SelectBehaviour:
 
 
 @dataclass(frozen=True)
+class RecordBehaviour:
+    """Write how the shipped policies were trained: FAMILY.json, a table FAMILY.md and a curve FAMILY.png."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    """Folder that `merpo behaviour train` wrote, its checkpoints selected; or the shipped weights, if it is lost."""
+    out: Path
+    """Folder of the record."""
+    updates: tuple[int, ...] = ()
+    """Updates asked for in each run (the first, then each --resume), where the checkpoints do not say."""
+
+
+@dataclass(frozen=True)
 class ListBehaviour:
     """Show the recorded returns of the shipped checkpoints."""
 
@@ -48,13 +61,14 @@ class ListBehaviour:
 BehaviourCommand = (
     Annotated[TrainBehaviour, tyro.conf.subcommand("train")]
     | Annotated[SelectBehaviour, tyro.conf.subcommand("select")]
+    | Annotated[RecordBehaviour, tyro.conf.subcommand("record")]
     | Annotated[ListBehaviour, tyro.conf.subcommand("list")]
 )
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Train, select and list the behaviour policies that log data."""
+    """Train, select, record and list the behaviour policies that log data."""
 
     command: tyro.conf.OmitSubcommandPrefixes[BehaviourCommand]
 
@@ -66,6 +80,8 @@ def run_behaviour(options: Behaviour) -> None:
         _train(command)
     elif isinstance(command, SelectBehaviour):
         _select(command)
+    elif isinstance(command, RecordBehaviour):
+        _record(command)
     else:
         _list()
 
@@ -93,6 +109,20 @@ def _select(options: SelectBehaviour) -> None:
 
     for quality, chosen in select_checkpoints(options.run_dir, options.dest).items():
         say(f"{quality}: checkpoints by task {chosen}")
+
+
+def _record(options: RecordBehaviour) -> None:
+    from merpo.report.behaviour import behaviour_figure, behaviour_markdown
+    from merpo.runs import versions, write_atomic
+    from merpo.tasks import training_record
+
+    record = training_record(options.run_dir, options.updates) | {"recorded_with": versions()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / f"{record['family']}.json"
+    write_atomic(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_atomic(path.with_suffix(".md"), behaviour_markdown(record))
+    behaviour_figure(record, path.with_suffix(".png"))
+    say(f"{len(record['checkpoints'])} checkpoints in {path}; beside it the table and the curve")
 
 
 def summary(returns: list[float]) -> str:

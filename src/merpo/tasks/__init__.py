@@ -23,6 +23,7 @@ from merpo.tasks.behaviour import (
 from merpo.tasks.collect import env_specs, generate
 from merpo.tasks.family import QUALITIES, Act, Family, JaxPolicy, Rollout, Simulator
 from merpo.tasks.names import families, family_of, get_family
+from merpo.tasks.record import training_record
 from merpo.tasks.replay import replay
 from merpo.tasks.sac import SACConfig
 
@@ -52,4 +53,5 @@ __all__ = [
     "select_checkpoints",
     "shipped",
     "train_behaviour",
+    "training_record",
 ]

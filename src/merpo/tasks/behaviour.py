@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -35,7 +35,9 @@ __all__ = ["Shipped", "behaviour_act", "expert_act", "select_checkpoints", "ship
 
 WEIGHTS = Path(__file__).parent / "weights"
 MEDIUM_SHARE = 0.45
-"""Share of the expert's return, task by task, that the `medium` checkpoint comes nearest to."""
+"""Share of the way from uniform actions to the expert, task by task, that `medium` comes nearest to."""
+SMALL_GAIN = 0.1
+"""Share of the mean gain over uniform actions below which a task cannot tell good checkpoints from poor ones."""
 MIXED_COUNT = 8
 """Number of successive checkpoints in the `mixed` quality."""
 POOL_COUNT = 16
@@ -143,11 +145,14 @@ def reference_returns(family: Family) -> tuple[tuple[float, ...], tuple[float, .
     return _reference(family, None), None if expert is None else _reference(family, expert)
 
 
+def reference_episodes(family: Family) -> int:
+    """Episodes per task behind the reference returns of a family."""
+    return REFERENCE_EPISODES if is_analytic(family) else min(REFERENCE_EPISODES, max(5, 500 // family.num_tasks))
+
+
 def _reference(family: Family, act: Act | None) -> tuple[float, ...]:
     """Mean returns per task of a policy, or of uniform actions."""
-    ids, episodes = tuple(range(family.num_tasks)), REFERENCE_EPISODES
-    if not is_analytic(family):
-        episodes = min(REFERENCE_EPISODES, max(5, 500 // len(ids)))
+    ids, episodes = tuple(range(family.num_tasks)), reference_episodes(family)
     act = uniform_act(family, ids, episodes, REFERENCE_SEED) if act is None else act
     returns = family.rollout(act, ids, episodes, REFERENCE_SEED).returns
     return tuple(float(r) for r in returns.mean(axis=1))
@@ -170,27 +175,19 @@ def _shipped_act(family: Family, quality: str, task_ids: Sequence[int], episodes
 def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> dict[str, list[list[int]]]:
     """Pick the checkpoints of `medium`, `expert`, `mixed` from a training run; write weights and index to `dest`.
 
-    A pool of 16 checkpoints is taken first: the one with the best mean deterministic return, and those before
-    it whose mean returns come nearest to evenly spaced shares of the best, 5 % to 100 %. From the pool:
-    `expert` is the best for all tasks (its returns on fresh starts are stored as references); `medium` is, task
-    by task, the one nearest to 45 % of the expert's return on that task; `mixed` is, task by task, 8 checkpoints
-    in order of training nearest to evenly spaced shares of that return.
+    A checkpoint's share is its deterministic return's place between uniform actions (0) and the best checkpoint
+    (1). A pool of 16 checkpoints is taken first: the one with the best mean return, and those before it whose
+    shares of the mean return come nearest to evenly spaced ones, 5 % to 100 %. From the pool: `expert` is the
+    best for all tasks; `medium` is, task by task, the one nearest to a share of 45 %; `mixed` is, task by task,
+    8 checkpoints in order of training nearest to evenly spaced shares. Weights are stored in 16 bits; the
+    returns on fresh starts that the index holds as references are those of the stored policy.
 
     `dest` defaults to the folder of the weights shipped with the run's family; the files of an earlier
     selection are removed from it. Returns the index's `qualities`. Raises StorageError if the run holds no
     complete checkpoint, ConfigError if it holds fewer than 8 up to the best.
     """
     folder = Path(run_dir)
-    records = [
-        read_json(path) | {"file": path.with_suffix(".safetensors").name}
-        for path in sorted(folder.glob("ckpt-*.json"))
-        if path.with_suffix(".safetensors").exists()
-    ]
-    if not records:
-        raise StorageError(
-            f"run_dir={str(run_dir)!r}: expected ckpt-*.json with .safetensors beside them. Give the folder that"
-            " train_behaviour wrote to."
-        )
+    records = training_checkpoints(folder)
     family = get_family(records[0]["family"])
     best = max(records, key=lambda r: r["mean_return"])
     rising = [r for r in records if r["updates"] <= best["updates"]]
@@ -199,20 +196,21 @@ def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> d
             f"run_dir={str(run_dir)!r}: expected at least {MIXED_COUNT} checkpoints up to the best one, found"
             f" {len(rising)}. Train longer, or save more often."
         )
-    shares = np.asarray([r["mean_return"] for r in rising]) / best["mean_return"]
-    pool = [rising[i] for i in spread(shares, min(POOL_COUNT, len(rising)))]
-    returns = np.asarray([r["returns"] for r in pool])
+    random = _reference(family, None)
+    share = shares(np.asarray([r["returns"] for r in rising]), np.asarray(random))
+    pool = [rising[i] for i in spread(share.mean_return, min(POOL_COUNT, len(rising)))]
     last = len(pool) - 1
     medium, mixed = [], []
-    for share in (returns / returns[last]).T:
-        medium.append([int(np.argmin(np.abs(share - MEDIUM_SHARE)))])
-        mixed.append(spread(share, MIXED_COUNT))
+    for own in shares(np.asarray([r["returns"] for r in pool]), np.asarray(random)).by_task.T:
+        medium.append([int(np.argmin(np.abs(own - MEDIUM_SHARE)))])
+        mixed.append(spread(own, MIXED_COUNT))
     qualities = {"medium": medium, "expert": [[last]] * family.num_tasks, "mixed": mixed}
 
     target = Path(dest) if dest is not None else WEIGHTS / family.name
     target.mkdir(parents=True, exist_ok=True)
     for r in pool:
-        save_policy(target / r["file"], load_policy(folder / r["file"]))
+        save_policy(target / r["file"], load_policy(folder / r["file"]), half=True)
+    expert = mode_act(family, load_policy(target / best["file"]), range(family.num_tasks))
     kept = ("file", "updates", "env_steps", "returns", "mean_return")
     index = {
         "family": family.name,
@@ -221,10 +219,7 @@ def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> d
         "config": best["config"],
         "checkpoints": [{k: r[k] for k in kept} for r in pool],
         "qualities": qualities,
-        "reference": {
-            "random": _reference(family, None),
-            "expert": _reference(family, mode_act(family, load_policy(folder / best["file"]), range(family.num_tasks))),
-        },
+        "reference": {"random": random, "expert": _reference(family, expert)},
     }
     write_json(target / "index.json", index)
     # only now: until the new index is in place the old one may still be read
@@ -234,6 +229,38 @@ def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> d
     shipped.cache_clear()
     reference_returns.cache_clear()
     return qualities
+
+
+def training_checkpoints(folder: Path) -> list[dict[str, Any]]:
+    """What `train_behaviour` wrote beside each checkpoint, in order, and its `file`. Raises StorageError if none."""
+    records = [
+        read_json(path) | {"file": path.with_suffix(".safetensors").name}
+        for path in sorted(folder.glob("ckpt-*.json"))
+        if path.with_suffix(".safetensors").exists()
+    ]
+    if not records:
+        raise StorageError(
+            f"run_dir={str(folder)!r}: expected ckpt-*.json with .safetensors beside them. Give the folder that"
+            " train_behaviour wrote to."
+        )
+    return records
+
+
+class Shares(NamedTuple):
+    """Where checkpoints stand between uniform actions, 0, and the last checkpoint, 1."""
+
+    mean_return: Float[np.ndarray, " n"]
+    """By the mean return over tasks."""
+    by_task: Float[np.ndarray, "n task"]
+    """By the return on each task; by the mean return on tasks where the last checkpoint gains next to nothing."""
+
+
+def shares(returns: Float[np.ndarray, "n task"], random: Float[np.ndarray, " task"]) -> Shares:
+    """The checkpoints' shares of the last one's gain over `random`, the returns of uniform actions."""
+    gain = returns - random
+    whole = gain.mean(1) / gain[-1].mean()
+    told = gain[-1] > SMALL_GAIN * gain[-1].mean()
+    return Shares(whole, np.where(told, gain / np.where(told, gain[-1], 1.0), whole[:, None]))
 
 
 def spread(shares: Float[np.ndarray, " n"], count: int) -> list[int]:

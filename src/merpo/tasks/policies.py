@@ -122,7 +122,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def load_tree(path: Path, like: Tree) -> Tree:
-    """Read a pytree of the same structure as `like`. Raises StorageError if names or shapes differ."""
+    """Read a pytree of the structure and dtypes of `like`. Raises StorageError if names or shapes differ."""
     arrays, _ = _read(path)
     expected = _named(like)
     wrong = [n for n in expected if n not in arrays or arrays[n].shape != expected[n].shape]
@@ -131,7 +131,7 @@ def load_tree(path: Path, like: Tree) -> Tree:
             f"path={str(path)!r}: expected the arrays of this configuration, but {wrong[:3]} differ or are"
             " missing. Load it with the configuration it was written with."
         )
-    leaves = [jnp.asarray(arrays[name]) for name in expected]
+    leaves = [jnp.asarray(arrays[name], leaf.dtype) for name, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -146,16 +146,18 @@ def load_header(path: Path, names: Sequence[str]) -> dict[str, str]:
     return header
 
 
-def save_policy(path: Path, policy: Policy) -> None:
-    """Write a policy with the shape of its network in the header; atomic."""
+def save_policy(path: Path, policy: Policy, half: bool = False) -> None:
+    """Write a policy with the shape of its network in the header, its weights rounded to 16 bits if `half`; atomic."""
     sizes = [layer.weight.shape[0] for layer in policy.actor.net.layers]
     sizes.append(policy.actor.net.layers[-1].weight.shape[1])
     header = {"sizes": json.dumps([int(s) for s in sizes]), "activation": policy.actor.net.activation}
+    if half:
+        policy = Policy(jax.tree.map(lambda x: x.astype(jnp.float16), policy.actor), policy.scale)
     save_tree(path, policy, header)
 
 
 def load_policy(path: Path) -> Policy:
-    """Read a policy written by `save_policy`. Raises StorageError for a foreign or truncated file."""
+    """Read a policy written by `save_policy`, as float32. Raises StorageError for a foreign or truncated file."""
     arrays, header = _read(path)
     try:
         n_in, *hidden, n_out = (int(s) for s in json.loads(header["sizes"]))

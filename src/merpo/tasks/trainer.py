@@ -124,11 +124,12 @@ def train_behaviour(
     """Train one privileged SAC agent on all tasks of `family` at once; save checkpoints in the folder `out`.
 
     A checkpoint is `ckpt-<updates>.safetensors` (the actor and its input scaling) with a `.json` beside it:
-    updates, environment steps, deterministic return per task, seconds, configuration. One is written every
-    `every` updates, eight times as often before the first of these (returns rise fastest then), and whenever
-    the mean return first passes one of `marks`. `learner.safetensors` holds the whole learner, overwritten at
-    each periodic checkpoint; `resume=True` continues from it with an empty replay ring (refilled by the
-    policy as it is), `updates` being the total including what was done before.
+    updates, environment steps, deterministic return per task, seconds, configuration, and the arguments `updates`
+    (as `asked`) and `every`. One is written every `every` updates, eight times as often before the first of these
+    (returns rise fastest then), at every block before the first of those, and whenever the mean return first
+    passes one of `marks`. `learner.safetensors` holds the whole learner, overwritten at each periodic checkpoint;
+    `resume=True` continues from it with an empty replay ring (refilled by the policy as it is), `updates` being
+    the total including what was done before.
 
     Returns the records of the checkpoints written. Raises ConfigError for settings outside their range.
     """
@@ -171,6 +172,8 @@ def train_behaviour(
             "seconds": time.perf_counter() - begin,
             "seed": seed,
             "resumed_at": start,
+            "asked": updates,
+            "every": every,
             "config": asdict(config),
         }
         stem = folder / f"ckpt-{done:09d}"
@@ -186,7 +189,8 @@ def train_behaviour(
         period = done // every > before // every or done >= updates
         # looks between periodic checkpoints: early on, and so that no mark is passed unseen
         eighth = max(every // 8, 1)
-        if period or ((marks or done <= every) and done // eighth > before // eighth):
+        first = before < eighth  # some families learn to stand within these
+        if period or first or ((marks or done <= every) and done // eighth > before // eighth):
             policy = Policy(state.actor, scale)
             returns = deterministic_returns(family, policy, eval_episodes(family), EVAL_SEED)
             mean = float(np.mean(returns))
