@@ -12,6 +12,7 @@ from scipy import integrate, stats
 from merpo import ConfigError, DynamicsConfig, MerPOConfig, RACConfig
 from merpo.algorithms import divergences, pipeline, rac
 from merpo.algorithms.divergences import BOUND, Ratio, behaviour_term, meta_term
+from merpo.algorithms.health import Where
 from merpo.data import Preparation
 from merpo.networks import TanhGaussian
 from toys import actor, critic, gaussian_actor, linear_set, transitions
@@ -185,13 +186,14 @@ def test_each_job_has_its_own_fitted_behaviour():
         rac=replace(CONFIG, behaviour="density", rollout_rows=10), dynamics=DynamicsConfig(elites=5), bc_updates=20
     )
     batch = pipeline.make_batch(list(data), Preparation.fit(data), settings, seed=0)
-    floor, fitted = pipeline.fit_behaviour(batch, [jax.random.key(0)], data.info, settings)
+    where = Where("cloning", (0,), tuple(t.name for t in data), settings)
+    floor, fitted = pipeline.fit_behaviour(batch, [jax.random.key(0)], data.info, where)
     weight = np.asarray(fitted.net.layers[0].weight)
     assert weight.shape[0] == floor.shape[0] == 3
     assert len({w.tobytes() for w in weight}) == 3
     for behaviour, mode, made in (("clone", "fixed", False), ("clone", "dual", True), ("dual", "dual", False)):
         other = replace(settings, rac=replace(settings.rac, behaviour=behaviour, lam_mode=mode))
-        floor, none = pipeline.fit_behaviour(batch, [jax.random.key(0)], data.info, other)
+        floor, none = pipeline.fit_behaviour(batch, [jax.random.key(0)], data.info, replace(where, config=other))
         assert none is None
         assert bool(np.any(floor)) == made
     state = rac.init(actor(0), critic(0), settings.rac)

@@ -53,7 +53,13 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def forbidden():
+def long_log():
+    """24 episodes of one task: enough to split and to certify on."""
+    return merpo.tasks.generate("point-robot-wind", "medium", episodes=24, seed=1).test[0]
+
+
+@pytest.fixture(scope="module")
+def forbidden(long_log):
     """From here on any call of a simulator is a failure."""
     with pytest.MonkeyPatch.context() as patch:
 
@@ -300,15 +306,16 @@ def test_adapting_with_a_certificate_falls_back_to_the_clone(fitted, data, tmp_p
         meta.adapt(data.test[0], certify=False, alphas=(0.2,))
 
 
-def test_settings_are_chosen_without_the_part_that_certifies(fitted):
+def test_settings_are_chosen_without_the_part_that_certifies(fitted, long_log):
     """The choice is that of `choose` on the learning half; rewards of the other half cannot change it."""
     meta = replace(fitted[0], seeds=(3,), learned=fitted[0].only(3).learned)
-    log = merpo.tasks.generate("point-robot-wind", "medium", episodes=24, seed=1).test[0]
+    log = long_log
     part, held = split_log(log)
-    choices = Choices(alpha=(0.05, 0.95), updates=(4, 8))
+    choices = Choices(alpha=(0.05, 0.95))
     made = adapt_certified(meta, [log], insist=True, choices=choices)
     grid = choices.settings(meta.config)
-    assert len(grid) == 4
+    assert len(grid) == 2
+    assert len(Choices(alpha=(0.1,), lam=(1.0, 2.0), updates=(4, 8)).settings(meta.config)) == 4
     sets = [replace(meta, config=c).adapt_many([part], models=meta.adapt_models([part])) for _, c in grid]
     pick = choose(part, [Target(s.policy(0)) for s in sets], meta.info.horizon)
     assert made.certificates[0][0].settings == grid[pick][0]
@@ -435,8 +442,8 @@ def test_training_that_diverges_stops_with_the_last_good_state(data, fitted, tmp
         learner.fit(data.train, checkpoint=Dying(folder, "meta-training"))
     before = (folder / "meta-training.safetensors").read_bytes()
     match = (
-        rf"meta-training diverged, updates 5 to 8 of 8: critic/\w+ of task '{data.train[1].name}', seed 5 is .*"
-        r"Lower rac.critic_lr \(now 0.001\).*The last good state is kept in"
+        rf"meta-training diverged, updates 5 to 8 of 8: (critic|actor)/\w+ of task '{data.train[1].name}', seed 5 is .*"
+        r"Lower rac.(critic|actor)_lr \(now 0.\d+\).*The last good state is kept in"
     )
     with pytest.raises(DivergenceError, match=match):
         learner.fit(data.train, checkpoint=Poisoned(folder, "meta-training", lambda t: t[0].learners.critic, 4))
@@ -445,7 +452,7 @@ def test_training_that_diverges_stops_with_the_last_good_state(data, fitted, tmp
     (folder / "meta-training.safetensors").unlink()
     (folder / "models-3.safetensors").unlink()
     with pytest.raises(DivergenceError, match=r"on the hold-out: dynamics/error of task .*, seed 3 is .*learning_rate"):
-        learner.fit(data.train, checkpoint=Poisoned(folder, "meta-model-3", lambda t: t[0].net, 0))
+        learner.fit(data.train, checkpoint=Poisoned(folder, "meta-model-3", lambda t: t[0].nets, 0))
 
 
 def test_an_adaptation_that_diverges_names_the_new_task(data, fitted, tmp_path):

@@ -288,7 +288,7 @@ def test_stopped_commands_are_resumed_to_the_same_bits(home, run, tmp_path, monk
         assert train(home, out, *flags, "--resume") == 130  # begins it
     assert sorted(p.name for p in (out / "resume").glob("*")) == [
         ".lock", "meta-model-0.safetensors", "meta-model-3.safetensors", "meta-training.safetensors",
-        "models-0.safetensors", "models-3.safetensors", "work.json",
+        "models-0.safetensors", "models-3.safetensors", "pooled-model-0.safetensors", "pooled-model-3.safetensors", "work.json",
     ]  # fmt: skip
     capsys.readouterr()
     assert train(home, out, *flags) == 2
@@ -346,7 +346,7 @@ def test_damaged_checkpoint(copy, capsys, damage):
 
 def test_unknown_tasks_methods_and_nothing_adapted(copy, capsys):
     assert "task-999" in complaint(capsys, ["adapt", copy, "--tasks", "task-999"])
-    assert "methods='combo'" in complaint(capsys, ["adapt", copy, "--methods", "combo"])
+    assert "methods='sarsa'" in complaint(capsys, ["adapt", copy, "--methods", "sarsa"])
     assert "episodes=0" in complaint(capsys, ["adapt", copy, "--episodes", "0"])
     record = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps({**record, "adapted": {}}))

@@ -101,7 +101,7 @@ class Agent(eqx.Module):
     critic: Trained
     perturbation_target: Perturbation
     critic_target: TwinCritic
-    act_latents: Float[Array, "candidate x"]
+    act_latents: Float[Array, "*job candidate x"]
 
 
 class Constrained(eqx.Module):
@@ -110,8 +110,8 @@ class Constrained(eqx.Module):
     vae: VAE
     perturbation: Perturbation
     critic: TwinCritic
-    latents: Float[Array, "candidate x"]
-    z: Float[Array, " z"]
+    latents: Float[Array, "*job candidate x"]
+    z: Float[Array, "*job z"]
     """The task, behind every observation; length 0 without."""
 
     def __call__(self, obs: Float[Array, "*n obs"]) -> TanhGaussian:
