@@ -111,7 +111,7 @@ class Constrained(eqx.Module):
     perturbation: Perturbation
     critic: TwinCritic
     latents: Float[Array, "*job candidate x"]
-    z: Float[Array, "*job z"]
+    z: Float[Array, "*own z"]
     """The task, behind every observation; length 0 without."""
 
     def __call__(self, obs: Float[Array, "*n obs"]) -> TanhGaussian:
