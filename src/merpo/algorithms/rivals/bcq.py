@@ -111,7 +111,7 @@ class Constrained(eqx.Module):
     perturbation: Perturbation
     critic: TwinCritic
     latents: Float[Array, "*job candidate x"]
-    z: Float[Array, "*own z"]
+    z: Float[Array, "*job z"]
     """The task, behind every observation; length 0 without."""
 
     def __call__(self, obs: Float[Array, "*n obs"]) -> TanhGaussian:
@@ -234,5 +234,5 @@ def update(
 
 def policy(agent: Agent) -> Constrained:
     """The policy as it stands."""
-    nothing = jnp.zeros((0,), jnp.float32)
+    nothing = jnp.zeros((*agent.act_latents.shape[:-2], 0), jnp.float32)
     return Constrained(agent.vae.net, agent.perturbation.net, agent.critic.net, agent.act_latents, nothing)
