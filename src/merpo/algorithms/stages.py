@@ -89,22 +89,25 @@ def _pooled(
     """Where phi_m starts: a fit to all tasks together."""
     config = where.config.dynamics
     total, slot, begin = config.pool_steps, f"pooled-model-{where.seeds[0]}", 0
-    state = (meta, dyn.optimiser(config).init(meta), jnp.zeros((), jnp.float32))
-    kept = keeper.load(slot, lambda _: state) if total else None
-    if kept is not None:
-        begin, state = kept
+    state, curve = (meta, dyn.optimiser(config).init(meta)), np.zeros(0, np.float32)
+    if total:
+        like = state
+        kept = keeper.load(slot, lambda done: (like, jax.ShapeDtypeStruct((done // POOL_CHUNK,), np.float32)))
+        if kept is not None:
+            begin, (state, curve) = kept
     for start in range(0, total, POOL_CHUNK):
         stop = start + POOL_CHUNK
         if start >= begin:
-            state = dyn.pool_chunk(
-                *state[:2], batch.stacked, batch.rows, scale, key, jnp.asarray(start, jnp.int32),
+            *learned, nll = dyn.pool_chunk(
+                *state, batch.stacked, batch.rows, scale, key, jnp.asarray(start, jnp.int32),
                 config=config, learn_termination=learn_termination, steps=POOL_CHUNK,
             )  # fmt: skip
-            check_state({"dynamics": {"nll": state[2]}}, where, f"up to pooled step {stop} of {total}")
+            state, curve = (learned[0], learned[1]), np.append(curve, np.float32(nll))
+            check_state({"dynamics": {"nll": nll}}, where, f"up to pooled step {stop} of {total}")
             if stop == total or keeper.due(slot):
                 check_state({"dynamics": state[0]}, where, f"after pooled step {stop} of {total}")
-                keeper.save(slot, stop, state)
-        report("pooled model", stop, total, {"nll": float(state[2])})
+                keeper.save(slot, stop, (state, curve))
+        report("pooled model", stop, total, {"nll": float(curve[stop // POOL_CHUNK - 1])})
     return state[0]
 
 
