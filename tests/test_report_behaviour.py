@@ -8,7 +8,7 @@ import pytest
 
 from merpo.cli import main
 from merpo.errors import ConfigError
-from merpo.report.behaviour import behaviour_figure, behaviour_markdown, commands
+from merpo.report.behaviour import behaviour_figure, behaviour_markdown, commands, number
 from merpo.report.style import BLUE, VERMILION
 from merpo.tasks import families, get_family, shipped, training_record
 from merpo.tasks.analytic import is_analytic
@@ -37,6 +37,16 @@ def test_every_trained_family_has_a_page_made_from_its_numbers(name):
     assert record["recorded_with"]["jax"]
     if kept.reference:
         assert record["expert"] == kept.reference["expert"]
+
+
+def test_the_overview_has_the_records_figures():
+    text = (FOLDER / "README.md").read_text()
+    for name in TRAINED:
+        record = stored(name)
+        e, published = record["expert"], record["published"]
+        cells = [number(float(v)) for v in (np.mean(e), min(e), max(e), np.mean(record["random"]))]
+        cells.append(published["text"] if published else "none known")
+        assert f"| [{name}]({name}.md) | {' | '.join(cells)} |" in text
 
 
 def test_a_resumed_run_lists_both_commands():
