@@ -56,6 +56,7 @@ def from_arrays(
     Raises `DataError` naming the task and array, see also `validate`.
 
     >>> import numpy as np
+    >>> from merpo import from_arrays
     >>> rng = np.random.default_rng(0)
     >>> log = {"obs": rng.normal(size=(6, 2)), "action": rng.uniform(-1, 1, (6, 1)), "reward": np.arange(6.0),
     ...        "episode": [0, 0, 0, 1, 1, 1]}
