@@ -57,7 +57,7 @@ def name_outside(app: Any, docname: str, source: list[str]) -> None:
     source[0] = LINK.sub(replaced, source[0])
 
 
-SPECIAL = re.compile(r"(``.*?``|`[^`]*`|\*\*[^*\s][^*]*\*\*)|([*|\\]|(?<=\w)_(?!\w))")
+SPECIAL = re.compile(r"(``.*?``|`[^`]*`)|([*|\\]|(?<=\w)_(?!\w))")
 
 
 def plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

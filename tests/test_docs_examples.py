@@ -4,8 +4,9 @@ import importlib.util
 import json
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +19,24 @@ from merpo.algorithms.health import Where, check_figures
 from merpo.algorithms.presets import SMALL
 from merpo.algorithms.rac import Weights
 from merpo.cli import main
+from merpo.commands.adapt import Adapt
+from merpo.commands.behaviour import Behaviour
+from merpo.commands.compare import Compare
+from merpo.commands.data import Data
+from merpo.commands.evaluate import Evaluate
+from merpo.commands.export import Export
+from merpo.commands.quickstart import Quickstart
+from merpo.commands.report import Report
+from merpo.commands.theory import Theory
+from merpo.commands.track import Track
+from merpo.commands.train import Train
 from merpo.runs import read_metrics
 from rival_cases import ALGORITHMS, rival_case, rival_update
 from toys import actor, critic, transitions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+COMMANDS = (Adapt, Behaviour, Compare, Data, Evaluate, Export, Quickstart, Report, Theory, Track, Train)
 PARTS = ("rac", "dynamics")
 KEY = jax.random.key(0)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -175,3 +188,34 @@ def test_settings_that_the_pages_name_exist():
     named = set(re.findall(r"`(rac|dynamics)\.(\w+)[`=]", text))
     assert len(named) > 10
     assert not [f"{part}.{name}" for part, name in named if not hasattr(getattr(SMALL, part), name)]
+
+
+def options_of(command):
+    """Every option of a command, those of its subcommands together."""
+    found, todo = set(), [command]
+    while todo:
+        one = todo.pop()
+        for field in fields(one):
+            hint = get_type_hints(one)[field.name]
+            below = [t for t in get_args(hint) if is_dataclass(t)]
+            todo += below
+            found |= set() if below else {field.name.replace("_", "-")}
+    return found
+
+
+def test_commands_on_the_pages_have_the_options_that_stand_there():
+    known = {one.__name__.lower(): options_of(one) for one in COMMANDS}
+    assert {"choose-alpha", "certify"} <= known["adapt"]
+    assert {"mapping", "physics"} <= known["data"]
+    lines = []
+    for page in (ROOT / "README.md", *DOCS.rglob("*.md")):
+        text = page.read_text()
+        lines += re.findall(r"^(?:    )?merpo (.*)$", text, re.MULTILINE) + re.findall(r"`merpo ([^`]+)`", text)
+    assert len(lines) > 60
+    wrong = []
+    for line in lines:
+        command, *rest = re.split(r"\s+#", line)[0].split()
+        wrong += [
+            line for o in re.findall(r"--([a-z-]+)", " ".join(rest)) if o not in {"help", *known.get(command, ())}
+        ]
+    assert not wrong
