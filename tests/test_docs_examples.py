@@ -36,6 +36,8 @@ from toys import actor, critic, transitions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+pytestmark = pytest.mark.usefixtures("whole_commands")
+
 COMMANDS = (Adapt, Behaviour, Compare, Data, Evaluate, Export, Quickstart, Report, Theory, Track, Train)
 PARTS = ("rac", "dynamics")
 KEY = jax.random.key(0)
@@ -73,24 +75,8 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Nothing here is worth optimising: compilation is nearly all the time there is."""
-    changes = {
-        "jax_disable_most_optimizations": True,
-        # optax counts its steps in int32 and raises a float to them; threads do not inherit a context manager
-        "jax_numpy_dtype_promotion": "standard",
-    }
-    before = {name: jax.config.values[name] for name in changes}
-    for name, value in changes.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
-def tutorial(tmp_path_factory):
+def tutorial(tmp_path_factory, whole_commands):
     """The folder that the tutorial leaves, its blocks run in order: four trips instead of forty, tiny settings."""
     folder = tmp_path_factory.mktemp("tutorial")
     (folder / "tiny.json").write_text(json.dumps(TINY))
