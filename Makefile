@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test lint docs bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "merpo needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11 ...")'
@@ -23,8 +23,12 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -b html -d docs/_build/trees docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -b doctest -d docs/_build/trees docs docs/_build/doctest
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/rac_throughput.py
 
 clean:
-	rm -rf $(VENV) quickstart
+	rm -rf $(VENV) quickstart docs/_build

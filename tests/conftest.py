@@ -20,3 +20,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key():
     """A fixed random key."""
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def whole_commands():
+    """For modules that run whole commands on tiny settings: compilation is nearly all the time there is."""
+    changes = {
+        "jax_disable_most_optimizations": True,
+        # optax counts its steps in int32 and raises a float to them; threads do not inherit a context manager
+        "jax_numpy_dtype_promotion": "standard",
+    }
+    before = {name: jax.config.values[name] for name in changes}
+    for name, value in changes.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)

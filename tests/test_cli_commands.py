@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import onnxruntime
 import pytest
@@ -49,7 +48,7 @@ SET = "point-robot-wind/medium"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, whole_commands):
     """A data folder of its own, no compilation cache, and a file with tiny settings."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "tiny.json").write_text(json.dumps(TINY))
@@ -57,11 +56,7 @@ def home(tmp_path_factory):
     patch.setenv("MERPO_DATA_DIR", str(folder / "data"))
     patch.setenv("MERPO_CACHE_DIR", "off")
     patch.delenv("MERPO_DEBUG", raising=False)
-    # optax counts its steps in int32 and raises a float to them; threads do not inherit a context manager
-    before = jax.config.values["jax_numpy_dtype_promotion"]
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
     yield folder
-    jax.config.update("jax_numpy_dtype_promotion", before)
     patch.undo()
 
 

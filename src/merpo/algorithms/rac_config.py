@@ -10,7 +10,16 @@ from merpo.errors import ConfigError, check_count, check_widths
 
 @dataclass(frozen=True)
 class RACConfig:
-    """Settings of the within-task learner."""
+    """Settings of the within-task learner.
+
+    >>> from dataclasses import replace
+    >>> from merpo import RACConfig
+    >>> replace(RACConfig(), alpha=0.2, rollout_length=3).alpha
+    0.2
+    >>> RACConfig(alpha=1.2)
+    Traceback (most recent call last):
+    merpo.errors.ConfigError: alpha=1.2: expected a number in [0, 1].
+    """
 
     actor_hidden: tuple[int, ...] = (256, 256, 256)
     """Widths of the actor's hidden layers."""

@@ -45,8 +45,8 @@ def from_arrays(
       `episode`, `terminated`, `truncated` is required. With `episode` and without `truncated`, the last row
       of an episode that did not terminate is marked truncated.
     - `next_obs` [steps, obs_dim]: without it, the successor is the next row of the episode. For the last row
-      of an episode it comes from `last_obs` [episodes, obs_dim]; without that too, **the last step of each
-      episode is dropped** (its successor is unknown), and the episode counts as truncated there.
+      of an episode it comes from `last_obs` [episodes, obs_dim]; without that too, the last step of each
+      episode is dropped (its successor is unknown), and the episode counts as truncated there.
 
     `test` names the tasks to adapt to; all others are training tasks. `horizon` defaults to the longest
     episode, `termination` to `learned` if any row is terminated, else `never`; action bounds to [-1, 1] (a
@@ -56,6 +56,7 @@ def from_arrays(
     Raises `DataError` naming the task and array, see also `validate`.
 
     >>> import numpy as np
+    >>> from merpo import from_arrays
     >>> rng = np.random.default_rng(0)
     >>> log = {"obs": rng.normal(size=(6, 2)), "action": rng.uniform(-1, 1, (6, 1)), "reward": np.arange(6.0),
     ...        "episode": [0, 0, 0, 1, 1, 1]}

@@ -74,6 +74,15 @@ def check(taskset: TaskSet, on_constant: str = "error") -> Report:
     rewards or sizes of very different scale, observation columns that say the same. Estimates (`coverage`): test tasks
     whose states training tasks do not visit, actions that use little of their range, returns that contradict the
     stated quality.
+
+    >>> import numpy as np
+    >>> from merpo.data import check, from_arrays
+    >>> rng = np.random.default_rng(0)
+    >>> log = {"obs": rng.normal(size=(40, 2)), "action": rng.uniform(-1, 1, (40, 1)), "reward": rng.normal(size=40),
+    ...        "episode": np.repeat(np.arange(8), 5)}
+    >>> report = check(from_arrays({"left": log, "right": log}, family="mine", test=["right"]))
+    >>> report.ok, "leakage" in {finding.code for finding in report.findings}  # the same log twice
+    (True, True)
     """
     found = list(problems(taskset, on_constant))
     covered = None

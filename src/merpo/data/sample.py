@@ -32,6 +32,15 @@ def split_episodes(task: TaskData, fraction: float, seed: int) -> tuple[TaskData
     measure memory.
 
     Raises `ConfigError` unless 0 < fraction < 1, `DataError` when the task has a single transition.
+
+    >>> import numpy as np
+    >>> from merpo.data import from_arrays, split_episodes
+    >>> rng = np.random.default_rng(0)
+    >>> log = {"obs": rng.normal(size=(40, 2)), "action": rng.uniform(-1, 1, (40, 1)), "reward": rng.normal(size=40),
+    ...        "episode": np.repeat(np.arange(8), 5)}
+    >>> kept, held = split_episodes(from_arrays({"one": log}, family="mine")[0], 0.25, seed=0)
+    >>> kept.episodes, held.episodes
+    (6, 2)
     """
     kept, held = holdout_rows(task, fraction, seed)
     if task.episodes > 1:

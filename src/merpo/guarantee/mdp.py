@@ -46,7 +46,20 @@ def state_kernel(T: Kernel, pi: Table) -> Float[np.ndarray, "*b s t"]:
 
 
 def occupancy(mdp: MDP, pi: Table) -> Table:
-    """rho^pi(s, a): the solution of d = (1 - gamma) mu + gamma P^pi' d, times pi(a|s)."""
+    """rho^pi(s, a): the solution of d = (1 - gamma) mu + gamma P^pi' d, times pi(a|s).
+
+    Two states, of which the first is left after one step for good:
+
+    >>> import numpy as np
+    >>> from merpo.guarantee import MDP, occupancy, value
+    >>> T = np.array([[[0.0, 1.0]], [[0.0, 1.0]]])
+    >>> mdp = MDP(T, r=np.array([[1.0], [0.5]]), mu=np.array([1.0, 0.0]), gamma=0.5)
+    >>> pi = np.ones((2, 1))
+    >>> occupancy(mdp, pi).tolist()
+    [[0.5], [0.5]]
+    >>> float(value(mdp, pi))  # 1 + 0.5 (0.5 + 0.5 * 0.5 + ...)
+    1.5
+    """
     step = state_kernel(mdp.T, pi)
     system = np.eye(step.shape[-1]) - mdp.gamma * np.swapaxes(step, -1, -2)
     d = np.linalg.solve(system, (1.0 - mdp.gamma) * np.broadcast_to(mdp.mu, step.shape[:-1])[..., None])[..., 0]

@@ -43,7 +43,15 @@ OBSERVATIONS = ("standard", "legacy")
 
 
 def families() -> tuple[str, ...]:
-    """Names of the families."""
+    """Names of the families.
+
+    >>> from merpo.tasks import families, get_family
+    >>> families()[:3]
+    ('point-robot-wind', 'point-robot-wind-unscaled', 'point-robot-goal')
+    >>> family = get_family("walker-2d-params")
+    >>> family.obs_dim, family.act_dim, family.horizon
+    (17, 6, 200)
+    """
     return tuple(_FAMILIES)
 
 

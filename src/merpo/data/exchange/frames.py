@@ -34,6 +34,7 @@ def from_table(
     Raises `DataError` for what cannot be understood, and for what `validate` refuses.
 
     >>> import numpy as np
+    >>> from merpo.data import Columns, from_table
     >>> rng = np.random.default_rng(0)
     >>> log = {"machine": np.repeat(["a", "b"], 6), "run": np.repeat(np.arange(4), 3), "t": np.tile(np.arange(3), 4),
     ...        "x": rng.normal(size=12), "u": rng.uniform(-1, 1, 12), "cost": rng.normal(size=12)}
