@@ -136,6 +136,13 @@ def called(function: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     return local(function(*everywhere(args), **settings, mesh=current()))
 
 
+def of_all(x: np.ndarray) -> np.ndarray:
+    """Every process's `x` [process, ...], on every process."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x)).reshape(-1, *x.shape)
+
+
 def agreed(tree: Any) -> Any:
     """The first process's values, on every process: what each has computed for itself may differ in its last bits."""
     if hosts() == 1:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from merpo import devices
+from merpo import devices, precision
 from merpo.algorithms import meta, rac
 from merpo.algorithms.meta import Metas
 from merpo.algorithms.rac import Learner, RACConfig, Weights
@@ -63,8 +63,12 @@ class MerPOConfig:
     group: int = 1
     """Jobs batched by `vmap` inside one step; groups follow one another (`lax.map`). 1 is best for wide networks
     on a CPU, a handful for narrow ones, all of them on a GPU."""
+    matmul_precision: precision.Precision = "default"
+    """Factors of matrix products in learning: `tf32` or `bf16` for speed on GPUs that have them, `highest` for full
+    float32 there; `default` is JAX's own choice for the device. A CPU always computes in float32."""
 
     def __post_init__(self) -> None:
+        precision.check(self.matmul_precision)
         counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_batch", "group", "bc_updates")
         for name in (*counts, "tasks_per_iteration"):
             check_count(name, getattr(self, name))

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from merpo.devices import current
+from merpo.precision import ambient
 
 
 def cores() -> int:
@@ -37,7 +38,7 @@ def side_by_side(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
     """
     if len(parts) == 1 or current() is not None:
         return [work(part) for part in parts]
-    precision = jax.config.jax_default_matmul_precision  # may hold for this thread alone
+    precision = ambient()
 
     def there(part: Any) -> Any:
         with jax.default_matmul_precision(precision):

@@ -9,12 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import jax
+import numpy as np
 import tyro
 
+from merpo import devices, distributed
 from merpo.commands.record import RECORD, DataRef, RunRecord, load_data, read_record, save_curves
 from merpo.commands.session import Stopwatch, say
 from merpo.commands.stages import Report, Stages
 from merpo.errors import ConfigError, StorageError
+from merpo.precision import Precision, described
 from merpo.runs import STATE, Checkpoints, RunFolder
 
 Existing = Literal["refuse", "overwrite", "resume"]
@@ -65,6 +69,17 @@ class Train:
     """Conservatism: weight of the push-down."""
     rollout_length: int | None = None
     """Steps of each imagined rollout."""
+    precision: Precision | None = None
+    """Factors of matrix products: tf32 or bf16 for speed on GPUs, highest for float32 there; see docs/scaling.md."""
+    devices: int | None = None
+    """Devices that share the tasks. Default: one; all there are, where several processes work together."""
+    coordinator: str | None = None
+    """Several processes as one: HOST:PORT of process 0, the same for all, or `auto` where Slurm, Open MPI or the like
+    say it. Only process 0 writes the run folder."""
+    processes: int | None = None
+    """With --coordinator: how many there are."""
+    process: int | None = None
+    """With --coordinator: which one this is, from 0."""
     verbose: bool = False
     """Print the time of each stage."""
 
@@ -72,19 +87,46 @@ class Train:
 def run_train(options: Train) -> None:
     """Run the command."""
     watch, mode = Stopwatch(), existing(options)
+    count = join(options)
     ref = DataRef(options.data, options.episodes, options.data_seed)
-    with watch.stage("data"):
-        data = load_data(ref)
+    with devices.use(count), watch.stage("data"):
+        if devices.first():
+            data = load_data(ref)
+        devices.agreed(np.int32(0))  # one process generates what is not stored yet, those beside it find it
+        if not devices.first():
+            data = load_data(ref)
     config = settings(data.info, options) if options.method == "merpo" else rival_settings(data.info, options)
     seeds = options.seeds or (options.seed,)
     say(f"{options.data}: {len(data.train)} training tasks, {sum(len(t) for t in data.train)} transitions")
     states = Checkpoints(options.out / STATE, options.checkpoint_every)
-    with Stages() as bars:
+    with devices.use(count), Stages() as bars:
+        if not devices.first():
+            follow(data, config, seeds)
+            return
         train(data, ref, config, seeds, options.out, mode, bars.report, watch, states, options.method)
     say(f"Run folder: {options.out}  (next: merpo adapt {options.out})")
     if options.verbose:
         say("\n".join(["Stage times:", *watch.lines()]))
         say(f"The state was saved {states.saves} times, in {states.spent:.1f} s.")
+
+
+def join(options: Train) -> int:
+    """Join the other processes, if there are any; the number of devices to use."""
+    given = (options.coordinator, options.processes, options.process)
+    if given == (None, None, None):
+        return 1 if options.devices is None else options.devices
+    if options.method != "merpo":
+        raise ConfigError(f"coordinator: method={options.method!r} learns in one process. Leave it out.")
+    distributed.initialize(*(given if options.coordinator != "auto" else ()))
+    return options.devices or jax.device_count()
+
+
+def follow(data: TaskSet, config: MerPOConfig, seeds: Sequence[int]) -> None:
+    """Learn with the first process, which alone writes."""
+    import merpo
+
+    if int(devices.agreed(np.int32(0))):
+        merpo.MerPO(config, seeds=seeds).fit(data.train)
 
 
 def existing(options: Train) -> Existing:
@@ -121,11 +163,13 @@ def train(
 
     whole = method == "merpo"
     learner: Any = merpo.MerPO(config, seeds=seeds) if whole else rivals.ContextLearner(method, config, seeds=seeds)
-    with RunFolder.create(out, config, existing=existing, discard=LATER) as run:
+    made_with = {"matmul_precision": described(config.matmul_precision)} if whole else None
+    with RunFolder.create(out, config, made_with, existing=existing, discard=LATER) as run:
         states = states or Checkpoints(run.state_path)
         if (out / RECORD).exists():
             _check_finished(out, ref, learner.seeds)
             states.clear()
+            devices.agreed(np.int32(0))
             say(f"{out}: this run is finished already.")
             return merpo.Meta.load(run.checkpoint_path, config)
         run.rewind(-1)  # what was reported before a kill is reported again, from the state
@@ -135,6 +179,7 @@ def train(
             run.log(done, **figures)
             report(stage, done, total, figures)
 
+        devices.agreed(np.int32(1))  # others may follow
         with watch.stage("meta-training"):
             meta = fit(data.train, report=logged)
         with watch.stage("writing"):
@@ -168,7 +213,11 @@ def settings(info: SetInfo, options: Train) -> MerPOConfig:
         "beta": options.beta,
         "rollout_length": options.rollout_length,
     }
-    top: dict[str, Any] = {"train_updates": options.train_updates, "adapt_updates": options.adapt_updates}
+    top: dict[str, Any] = {
+        "train_updates": options.train_updates,
+        "adapt_updates": options.adapt_updates,
+        "matmul_precision": options.precision,
+    }
     config = replace(config, rac=replace(config.rac, **{k: v for k, v in rac.items() if v is not None}))
     return replace(config, **{k: v for k, v in top.items() if v is not None})
 
@@ -182,7 +231,7 @@ def rival_settings(info: SetInfo, options: Train) -> Any:
 
     if options.method not in CONTEXT:
         raise ConfigError(f"method={options.method!r}: expected merpo or any of {', '.join(CONTEXT)}.")
-    for name in ("train_updates", "adapt_updates", "alpha", "lam", "beta", "rollout_length"):
+    for name in ("train_updates", "adapt_updates", "alpha", "lam", "beta", "rollout_length", "precision"):
         if getattr(options, name) is not None:
             raise ConfigError(f"{name} is a setting of merpo, not of method={options.method!r}: use --config instead.")
     config = budgeted(options.method, default_config(info))

@@ -188,9 +188,7 @@ def map_groups(one: Callable[[Any], Any], packed: Any, group: int) -> Any:
     return jax.lax.map(one, packed, batch_size=size if size > 1 else None)
 
 
-def map_jobs(
-    one: Callable[[Any, Any], Any], shared: Any, packed: Any, group: int, mesh: Mesh | None = None
-) -> Any:
+def map_jobs(one: Callable[[Any, Any], Any], shared: Any, packed: Any, group: int, mesh: Mesh | None = None) -> Any:
     """`map_groups` of `one(shared, entry)`. On the devices of a mesh, each goes through its own part of the axis."""
 
     def work(shared: Any, part: Any) -> Any:
