@@ -28,22 +28,22 @@ _mesh: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
 
 
 @contextmanager
-def use(count: int) -> Iterator[None]:
-    """Spread what is learned inside over the first `count` devices; 1 is learning as without it.
+def use(number: int) -> Iterator[None]:
+    """Spread what is learned inside over the first `number` devices; 1 is learning as without it.
 
-    Where `merpo.distributed.initialize` has joined several processes, `count` must be all of their devices together.
+    Where `merpo.distributed.initialize` has joined several processes, `number` must be all of their devices together.
     """
     found = jax.devices()
-    if not 1 <= count <= len(found):
+    if not 1 <= number <= len(found):
         raise ConfigError(
-            f"devices={count}: expected 1 to {len(found)}, which JAX finds here ({found[0].platform}). A CPU can stand "
-            "for N devices with XLA_FLAGS=--xla_force_host_platform_device_count=N in the environment."
+            f"devices={number}: expected 1 to {len(found)}, which JAX finds here ({found[0].platform}). A CPU can "
+            "stand for N devices with XLA_FLAGS=--xla_force_host_platform_device_count=N in the environment."
         )
-    if jax.process_count() > 1 and count != len(found):
+    if jax.process_count() > 1 and number != len(found):
         raise ConfigError(
-            f"devices={count}: expected {len(found)}, all devices of the {jax.process_count()} processes together."
+            f"devices={number}: expected {len(found)}, all devices of the {jax.process_count()} processes together."
         )
-    token = _mesh.set(Mesh(np.asarray(found[:count]), (AXIS,)) if count > 1 else None)
+    token = _mesh.set(Mesh(np.asarray(found[:number]), (AXIS,)) if number > 1 else None)
     try:
         yield
     finally:
@@ -53,6 +53,12 @@ def use(count: int) -> Iterator[None]:
 def current() -> Mesh | None:
     """The devices in use, where these are several."""
     return _mesh.get()
+
+
+def count() -> int:
+    """How many devices are in use."""
+    mesh = current()
+    return 1 if mesh is None else int(mesh.size)
 
 
 def hosts() -> int:

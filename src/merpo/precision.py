@@ -35,7 +35,7 @@ def use(name: str) -> Iterator[None]:
 
 def ambient() -> str | None:
     """What JAX is set to on this thread, by its own name: other threads do not see a `use` of this one."""
-    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined, no-any-return]
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
 def described(name: str = "default") -> str:

@@ -163,7 +163,9 @@ def train(
 
     whole = method == "merpo"
     learner: Any = merpo.MerPO(config, seeds=seeds) if whole else rivals.ContextLearner(method, config, seeds=seeds)
-    made_with = {"matmul_precision": described(config.matmul_precision)} if whole else None
+    made_with: dict[str, Any] = {"devices": devices.count(), "processes": devices.hosts()}
+    if whole:
+        made_with |= {"matmul_precision": described(config.matmul_precision)}
     with RunFolder.create(out, config, made_with, existing=existing, discard=LATER) as run:
         states = states or Checkpoints(run.state_path)
         if (out / RECORD).exists():
