@@ -32,7 +32,9 @@ CONFIG = MerPOConfig(
     train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_batch=4, context=1, bc_updates=20,
 )  # fmt: skip
 TRAIN, TEST = 4, 3
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
 MANY = " --xla_force_host_platform_device_count=4"
 
 COMMANDS = """
