@@ -142,6 +142,31 @@ def called(function: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     return local(function(*everywhere(args), **settings, mesh=current()))
 
 
+@contextmanager
+def leading() -> Iterator[Callable[[], None]]:
+    """For the first process, around what it must do before the others may go on: it calls what this gives.
+
+    If it leaves without having done so, by an error or because nothing is left to do, the others are told that too.
+    """
+    told = False
+
+    def go() -> None:
+        nonlocal told
+        told = True
+        agreed(np.int32(1))
+
+    try:
+        yield go
+    finally:
+        if not told:
+            agreed(np.int32(0))
+
+
+def may_follow() -> bool:
+    """For the other processes: wait for the first, and say whether they may go on."""
+    return bool(agreed(np.int32(0)))
+
+
 def of_all(x: np.ndarray) -> np.ndarray:
     """Every process's `x` [process, ...], on every process."""
     from jax.experimental import multihost_utils

@@ -15,6 +15,9 @@ import jax
 
 from merpo.errors import ConfigError
 
+PATIENCE = 60
+"""Seconds that a process waits at its end for the others: for the first to write, for one that failed not at all."""
+
 
 def initialize(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
     """Join the other processes. `coordinator` is HOST:PORT of process 0, the same in all of them.
@@ -35,7 +38,7 @@ def initialize(coordinator: str | None = None, processes: int | None = None, pro
             raise ConfigError(f"process={process}, processes={processes}: expected a number from 0 to processes - 1.")
     try:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(coordinator, processes, process)
+        jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=PATIENCE)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"coordinator={coordinator!r}: the processes could not be joined ({error}). Call this once, before anything"

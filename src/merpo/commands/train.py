@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
-import numpy as np
 import tyro
 
 from merpo import devices, distributed
@@ -86,22 +85,21 @@ class Train:
 
 def run_train(options: Train) -> None:
     """Run the command."""
+    import merpo
+
     watch, mode = Stopwatch(), existing(options)
     count = join(options)
     ref = DataRef(options.data, options.episodes, options.data_seed)
     with devices.use(count), watch.stage("data"):
-        if devices.first():
-            data = load_data(ref)
-        devices.agreed(np.int32(0))  # one process generates what is not stored yet, those beside it find it
-        if not devices.first():
-            data = load_data(ref)
+        data = load_together(ref)
     config = settings(data.info, options) if options.method == "merpo" else rival_settings(data.info, options)
     seeds = options.seeds or (options.seed,)
     say(f"{options.data}: {len(data.train)} training tasks, {sum(len(t) for t in data.train)} transitions")
     states = Checkpoints(options.out / STATE, options.checkpoint_every)
     with devices.use(count), Stages() as bars:
         if not devices.first():
-            follow(data, config, seeds)
+            if devices.may_follow():
+                merpo.MerPO(config, seeds=seeds).fit(data.train)
             return
         train(data, ref, config, seeds, options.out, mode, bars.report, watch, states, options.method)
     say(f"Run folder: {options.out}  (next: merpo adapt {options.out})")
@@ -121,12 +119,16 @@ def join(options: Train) -> int:
     return options.devices or jax.device_count()
 
 
-def follow(data: TaskSet, config: MerPOConfig, seeds: Sequence[int]) -> None:
-    """Learn with the first process, which alone writes."""
-    import merpo
-
-    if int(devices.agreed(np.int32(0))):
-        merpo.MerPO(config, seeds=seeds).fit(data.train)
+def load_together(ref: DataRef) -> TaskSet:
+    """The data set on every process: the first generates it if need be, before those beside it look for it."""
+    if not devices.first() and not devices.may_follow():
+        raise StorageError(f"data={ref.name!r}: process 0 could not load it. See its message.")
+    if not devices.first() or devices.hosts() == 1:
+        return load_data(ref)
+    with devices.leading() as go:
+        data = load_data(ref)
+        go()
+    return data
 
 
 def existing(options: Train) -> Existing:
@@ -166,12 +168,12 @@ def train(
     made_with: dict[str, Any] = {"devices": devices.count(), "processes": devices.hosts()}
     if whole:
         made_with |= {"matmul_precision": described(config.matmul_precision)}
-    with RunFolder.create(out, config, made_with, existing=existing, discard=LATER) as run:
+    begin = partial(RunFolder.create, existing=existing, discard=LATER)
+    with devices.leading() as go, begin(out, config, made_with) as run:
         states = states or Checkpoints(run.state_path)
         if (out / RECORD).exists():
             _check_finished(out, ref, learner.seeds)
             states.clear()
-            devices.agreed(np.int32(0))
             say(f"{out}: this run is finished already.")
             return merpo.Meta.load(run.checkpoint_path, config)
         run.rewind(-1)  # what was reported before a kill is reported again, from the state
@@ -181,7 +183,7 @@ def train(
             run.log(done, **figures)
             report(stage, done, total, figures)
 
-        devices.agreed(np.int32(1))  # others may follow
+        go()
         with watch.stage("meta-training"):
             meta = fit(data.train, report=logged)
         with watch.stage("writing"):
