@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import jax
@@ -86,6 +87,29 @@ def by_device(work: Callable[[Any, Any], Any], shared: Any, packed: Any, mesh: M
     split = jax.shard_map(work, mesh=mesh, in_specs=(whole, part), out_specs=part, check_vma=False)
     done = split(shared, packed)
     return jax.tree.map(lambda x: x[:count], done) if fill else done
+
+
+def map_groups(one: Callable[[Any], Any], packed: Any, group: int) -> Any:
+    """`one` over the leading axis of `packed`: equal groups by `vmap`, the groups one after another by `lax.map`.
+
+    The group used is the largest divisor of the axis up to `group`: a remainder would be compiled apart.
+    """
+    count = jax.tree.leaves(packed)[0].shape[0]
+    size = max(g for g in range(1, min(group, count) + 1) if count % g == 0)
+    if count == 1:  # a mapped axis of one would only cost transposes
+        return jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], packed)))
+    if size == count:
+        return jax.vmap(one)(packed)
+    return jax.lax.map(one, packed, batch_size=size if size > 1 else None)
+
+
+def map_jobs(one: Callable[[Any, Any], Any], shared: Any, packed: Any, group: int, mesh: Mesh | None = None) -> Any:
+    """`map_groups` of `one(shared, entry)`. On the devices of a mesh, each goes through its own part of the axis."""
+
+    def work(shared: Any, part: Any) -> Any:
+        return map_groups(partial(one, shared), part, group)
+
+    return work(shared, packed) if mesh is None else by_device(work, shared, packed, mesh)
 
 
 def everywhere(tree: Any) -> Any:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from merpo.algorithms.divergences import clone_term
 from merpo.data.types import Transitions
-from merpo.dynamics.fit import map_jobs
+from merpo.devices import map_jobs
 from merpo.networks import Actor
 
 

@@ -22,8 +22,9 @@ from merpo.algorithms import meta, rac
 from merpo.algorithms.meta import Metas
 from merpo.algorithms.rac import Learner, RACConfig, Weights
 from merpo.data.types import Transitions
+from merpo.devices import map_jobs
 from merpo.dynamics.ensemble import DynamicsConfig, TargetScale
-from merpo.dynamics.fit import FittedModel, map_jobs
+from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import Ring, imagine
 from merpo.dynamics.termination import Termination
 from merpo.errors import LARGEST_WIDTH, ConfigError, check_count

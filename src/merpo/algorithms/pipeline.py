@@ -127,8 +127,7 @@ def fit(
     """
     batch = make_batch(tasks, preparation, config, seed=0)
     termination = termination_rule(info, preparation)
-    flat = [preparation.task(t).transitions for t in tasks]
-    scale = fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat))
+    scale = _scale(tasks, preparation)
     names = tuple(t.name for t in tasks)
 
     def models_of(seed: int) -> tuple[Ensemble, FittedModel]:
@@ -168,6 +167,11 @@ def fit(
     state, metrics = train(state, jobs, key, info.gamma, where, report, keeper)
     learned = Learned(_stacked(metas), state.metas.actor, state.metas.critic, context, scale, preparation)
     return learned, metrics
+
+
+def _scale(tasks: Sequence[TaskData], preparation: Preparation) -> TargetScale:
+    flat = [preparation.task(t).transitions for t in tasks]
+    return fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat))
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from merpo.data.types import Stacked, TaskData, Transitions
-from merpo.devices import by_device, held
+from merpo.devices import held, map_jobs
 from merpo.dynamics.ensemble import (
     DynamicsConfig,
     Ensemble,
@@ -172,29 +171,6 @@ def fit_steps(
 
     (model, opt_state), nll = jax.lax.scan(step, (model, opt_state), jax.random.split(key, steps))
     return model, opt_state, jnp.mean(nll)
-
-
-def map_groups(one: Callable[[Any], Any], packed: Any, group: int) -> Any:
-    """`one` over the leading axis of `packed`: equal groups by `vmap`, the groups one after another by `lax.map`.
-
-    The group used is the largest divisor of the axis up to `group`: a remainder would be compiled apart.
-    """
-    count = jax.tree.leaves(packed)[0].shape[0]
-    size = max(g for g in range(1, min(group, count) + 1) if count % g == 0)
-    if count == 1:  # a mapped axis of one would only cost transposes
-        return jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], packed)))
-    if size == count:
-        return jax.vmap(one)(packed)
-    return jax.lax.map(one, packed, batch_size=size if size > 1 else None)
-
-
-def map_jobs(one: Callable[[Any, Any], Any], shared: Any, packed: Any, group: int, mesh: Mesh | None = None) -> Any:
-    """`map_groups` of `one(shared, entry)`. On the devices of a mesh, each goes through its own part of the axis."""
-
-    def work(shared: Any, part: Any) -> Any:
-        return map_groups(partial(one, shared), part, group)
-
-    return work(shared, packed) if mesh is None else by_device(work, shared, packed, mesh)
 
 
 def meta_iteration(
