@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from merpo.errors import ConfigError
+from merpo.errors import ConfigError, MerpoError
 
 AXIS = "job"
 _mesh: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
@@ -189,6 +189,20 @@ def leading() -> Iterator[Callable[[], None]]:
 def may_follow() -> bool:
     """For the other processes: wait for the first, and say whether they may go on."""
     return bool(agreed(np.int32(0)))
+
+
+@contextmanager
+def company() -> Iterator[None]:
+    """MerpoError in the place of a runtime's error where several processes work together: one of them was lost."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if hosts() == 1:
+            raise
+        raise MerpoError(
+            f"process {jax.process_index()}: another process was lost or cannot be reached ({str(error)[:200]}). Start "
+            "all of them again; with resume they go on from the last state."
+        ) from error
 
 
 def of_all(x: np.ndarray) -> np.ndarray:

@@ -90,13 +90,13 @@ def run_train(options: Train) -> None:
     watch, mode = Stopwatch(), existing(options)
     count = join(options)
     ref = DataRef(options.data, options.episodes, options.data_seed)
-    with devices.use(count), watch.stage("data"):
+    with devices.use(count), devices.company(), watch.stage("data"):
         data = load_together(ref)
     config = settings(data.info, options) if options.method == "merpo" else rival_settings(data.info, options)
     seeds = options.seeds or (options.seed,)
     say(f"{options.data}: {len(data.train)} training tasks, {sum(len(t) for t in data.train)} transitions")
     states = Checkpoints(options.out / STATE, options.checkpoint_every)
-    with devices.use(count), Stages() as bars:
+    with devices.use(count), devices.company(), Stages() as bars:
         if not devices.first():
             if devices.may_follow():
                 merpo.MerPO(config, seeds=seeds).fit(data.train)
