@@ -17,6 +17,9 @@ import pytest
 
 import merpo
 from merpo import ConfigError, DynamicsConfig, MerPOConfig, RACConfig, devices, distributed, precision
+from merpo.cli import main
+from merpo.commands.evaluate import protocol
+from merpo.commands.record import read_record
 from merpo.data import TaskSet, storage
 from merpo.runs import to_json
 from toys import linear_info, linear_task
@@ -80,8 +83,7 @@ def runs(tmp_path_factory):
         return subprocess.Popen(run, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def both(name, more=""):
-        methods = "--methods merpo bc"
-        return f"train linear/toy --out {folder / name} {more}", f"adapt {folder / name} {methods} {more}"
+        return f"train linear/toy --out {folder / name} {more}", f"adapt {folder / name} --methods merpo {more}"
 
     met = (
         f"train linear/toy --out {folder / 'two'} --checkpoint-every 0 --coordinator {address} --processes 2 --process"
@@ -119,10 +121,9 @@ def test_training_gives_what_one_device_gives(runs, name):
     assert moved > 0.01
 
 
-@pytest.mark.parametrize("method", ["merpo", "bc"])
-def test_adaptation_gives_what_one_device_gives(runs, method):
+def test_adaptation_gives_what_one_device_gives(runs):
     folder, _ = runs
-    one, three = (merpo.PolicySet.load(folder / n / "policies" / f"{method}.safetensors") for n in ("one", "three"))
+    one, three = (merpo.PolicySet.load(folder / n / "policies" / "merpo.safetensors") for n in ("one", "three"))
     assert one.tree.actor.net.layers[0].weight.shape[:2] == (1, TEST)
     assert_close(one.tree, three.tree)
 
@@ -139,15 +140,23 @@ def test_only_the_first_process_writes_and_the_record_says_what_took_part(runs):
     assert "Run folder" not in printed["other"]
     found = {n: json.loads((folder / n / "versions.json").read_text()) for n in ("one", "three", "two")}
     assert [(v["devices"], v["processes"]) for v in found.values()] == [(1, 1), (3, 1), (2, 2)]
-    assert {v["matmul_precision"] for v in found.values()} == {"highest (float32 on a CPU)"}
+    precision = "highest (float32 on a CPU)"
+    assert {v["matmul_precision"] for v in found.values()} == {precision}
+    evaluated = protocol(
+        read_record(folder / "one"), TaskSet(linear_info(), (linear_task("new", 1, 0),)), folder / "one", 1
+    )
+    assert evaluated.precision == f"float32, matmul precision {precision}"
     assert not (folder / "two" / "resume").exists()
 
 
-def test_what_does_not_fit_is_refused():
+def test_what_does_not_fit_is_refused(tmp_path, capsys):
     with pytest.raises(ConfigError, match=r"devices=2: expected 1 to 1.*xla_force_host"), devices.use(2):
         pass
     with pytest.raises(ConfigError, match="matmul_precision='fp8': expected one of default, tf32"):
         precision.check("fp8")
+    assert main(["train", "linear/toy", "--out", str(tmp_path / "run"), "--precision", "fp8"]) == 2
+    assert "fp8" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
     for bad in (("here:1", 2, None), ("here", 2, 0), ("here:70000", 2, 0), ("here:1", 2, 2)):
         with pytest.raises(ConfigError, match="expected"):
             distributed.initialize(*bad)
