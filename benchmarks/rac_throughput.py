@@ -47,8 +47,9 @@ from merpo.algorithms import merpo, rac
 from merpo.algorithms.merpo import Jobs, MerPOConfig
 from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.types import Transitions
+from merpo.devices import map_groups
 from merpo.dynamics.ensemble import Ensemble, TargetScale
-from merpo.dynamics.fit import FittedModel, map_groups
+from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import Ring
 from merpo.dynamics.termination import Termination
 

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from merpo import precision
 from merpo.algorithms.threads import cuts, side_by_side
 
 
@@ -39,3 +40,11 @@ def test_an_error_in_any_part_is_raised():
         side_by_side(work, [0, 1])
     with pytest.raises(ValueError, match="part 1"):
         side_by_side(work, [1, 0])
+
+
+def test_a_precision_holds_in_every_part():
+    """JAX keeps such settings per thread."""
+    before = precision.ambient()
+    with precision.use("highest"):
+        assert side_by_side(lambda _: precision.ambient(), [1, 2, 3]) == ["highest"] * 3
+    assert side_by_side(lambda _: precision.ambient(), [1, 2, 3]) == [before] * 3

@@ -1,6 +1,6 @@
 """merpo: model-based offline meta-reinforcement learning."""
 
-from merpo import rivals
+from merpo import devices, distributed, rivals
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.rac import RACConfig
 from merpo.api import MerPO, Meta, Policy, PolicySet, load
@@ -30,6 +30,8 @@ __all__ = [
     "TaskSet",
     "Transitions",
     "UnknownNameError",
+    "devices",
+    "distributed",
     "from_arrays",
     "load",
     "rivals",

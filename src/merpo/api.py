@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from merpo import precision
 from merpo.algorithms import pipeline, rac
 from merpo.algorithms.context import Context
 from merpo.algorithms.merpo import MerPOConfig
@@ -283,7 +285,7 @@ class Meta:
     ) -> pipeline.NewTasks:
         """The meta-model adapted to several tasks, to share among methods: pass it to `adapt_many` as `models`."""
         listed = self._checked(tasks)
-        with keeping(checkpoint, lambda: self._work(listed)) as keeper:
+        with self._precision(), keeping(checkpoint, lambda: self._work(listed)) as keeper:
             return pipeline.fit_new(self.learned, listed, self.info, self.config, self.seeds, report, keeper)
 
     def adapt_many(
@@ -304,7 +306,21 @@ class Meta:
         `settings`: of `td3+bc` or `iql`; by default the paper's with the budget of MerPO's adaptation.
         `checkpoint`: as in `MerPO.fit`; one folder can serve all methods of an adaptation. Rivals keep no state.
         """
-        listed = self._checked(tasks)
+        with self._precision():
+            return self._adapted(self._checked(tasks), method, models, settings, checkpoint, report)
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return precision.use(self.config.matmul_precision)
+
+    def _adapted(
+        self,
+        listed: list[TaskData],
+        method: str,
+        models: pipeline.NewTasks | None,
+        settings: rivals.Settings | None,
+        checkpoint: Checkpoint,
+        report: Report,
+    ) -> PolicySet:
         names = tuple(t.name for t in listed)
         curves, errors = None, None
 
@@ -405,6 +421,7 @@ class MerPO:
         config = self.config or default_config(tasks.info)
         used = training_tasks(tasks, config.rac.gamma, self.on_constant)
         preparation = Preparation.fit(used)
-        with keeping(checkpoint, lambda: work_of("fit", used.tasks, used.info, config, self.seeds)) as keeper:
+        work = partial(work_of, "fit", used.tasks, used.info, config, self.seeds)
+        with precision.use(config.matmul_precision), keeping(checkpoint, work) as keeper:
             learned, curves = pipeline.fit(used.tasks, used.info, preparation, config, self.seeds, report, keeper)
         return Meta(learned, used.info, config, self.seeds, curves)

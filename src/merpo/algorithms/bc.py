@@ -9,11 +9,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from merpo.algorithms.divergences import clone_term
 from merpo.data.types import Transitions
-from merpo.dynamics.fit import map_groups
+from merpo.devices import map_jobs
 from merpo.networks import Actor
 
 
@@ -73,7 +74,7 @@ def clone(
     return Cloned(best, least)
 
 
-@partial(jax.jit, static_argnames=("updates", "batch", "learning_rate", "group"))
+@partial(jax.jit, static_argnames=("updates", "batch", "learning_rate", "group", "mesh"))
 def clone_jobs(
     actors: Actor,
     data: Transitions,
@@ -88,12 +89,13 @@ def clone_jobs(
     batch: int,
     learning_rate: float,
     group: int,
+    mesh: Mesh | None = None,
 ) -> Cloned:
     """`clone` for every job, from `actors` ([job] leaves); `data` is [task, row, ...]."""
 
-    def one(args: tuple[Any, ...]) -> Cloned:
+    def one(data: Transitions, args: tuple[Any, ...]) -> Cloned:
         actor, i, rows, n, held_rows, ok, k = args
         own = jax.tree.map(lambda x: x[i], data)
         return clone(actor, own, rows, n, held_rows, ok, k, updates=updates, batch=batch, learning_rate=learning_rate)
 
-    return map_groups(one, (actors, task, train, count, held, valid, keys), group)
+    return map_jobs(one, data, (actors, task, train, count, held, valid, keys), group, mesh)

@@ -10,6 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import jax
+import numpy as np
+
+from merpo import devices
+
 
 @runtime_checkable
 class Keeper(Protocol):
@@ -38,6 +43,31 @@ class Forgetful:
 
     def save(self, slot: str, done: int, tree: Any) -> None:
         """Does nothing."""
+
+
+class Together:
+    """One process's keeper for all processes that learn together: it alone reads and writes, the others follow."""
+
+    def __init__(self, keeper: Keeper):
+        self._keeper = keeper
+
+    def load(self, slot: str, like: Callable[[int], Any]) -> tuple[int, Any] | None:
+        """What the first process's keeper has, on every process."""
+        kept = self._keeper.load(slot, like) if devices.first() else None
+        done = int(devices.agreed(np.int32(-1 if kept is None else kept[0])))
+        if done < 0:
+            return None
+        tree = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like(done)) if kept is None else kept[1]
+        return done, devices.agreed(tree)
+
+    def due(self, slot: str) -> bool:
+        """Whether it is time for the first process."""
+        return bool(devices.agreed(np.asarray(devices.first() and self._keeper.due(slot))))
+
+    def save(self, slot: str, done: int, tree: Any) -> None:
+        """Kept by the first process."""
+        if devices.first():
+            self._keeper.save(slot, done, tree)
 
 
 FORGETFUL = Forgetful()

@@ -14,14 +14,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
+from merpo import devices, precision
 from merpo.algorithms import meta, rac
 from merpo.algorithms.meta import Metas
 from merpo.algorithms.rac import Learner, RACConfig, Weights
 from merpo.data.types import Transitions
+from merpo.devices import map_jobs
 from merpo.dynamics.ensemble import DynamicsConfig, TargetScale
-from merpo.dynamics.fit import FittedModel, map_groups
+from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import Ring, imagine
 from merpo.dynamics.termination import Termination
 from merpo.errors import LARGEST_WIDTH, ConfigError, check_count
@@ -61,8 +64,12 @@ class MerPOConfig:
     group: int = 1
     """Jobs batched by `vmap` inside one step; groups follow one another (`lax.map`). 1 is best for wide networks
     on a CPU, a handful for narrow ones, all of them on a GPU."""
+    matmul_precision: precision.Precision = "default"
+    """Factors of matrix products in learning: `tf32` or `bf16` for speed on GPUs that have them, `highest` for full
+    float32 there; `default` is JAX's own choice for the device. A CPU always computes in float32."""
 
     def __post_init__(self) -> None:
+        precision.check(self.matmul_precision)
         counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_batch", "group", "bc_updates")
         for name in (*counts, "tasks_per_iteration"):
             check_count(name, getattr(self, name))
@@ -104,6 +111,14 @@ class Jobs(eqx.Module):
     weights: Weights
     z: Float[Array, "job z"]
     """What the meta-policy sees of each job's task; length 0 without a context."""
+
+    def spread(self) -> Jobs:
+        """Each job on the device that learns it, the data on all of the devices in use (`merpo.devices`)."""
+        shared = (self.data, self.size, self.scale, self.termination)
+        data, size, scale, termination = devices.everywhere(shared)
+        own = (self.task, self.seed, self.fitted, self.weights, self.z)
+        task, seed, fitted, weights, z = devices.spread(own, self.task.shape[0])
+        return Jobs(data, size, task, seed, fitted, scale, termination, weights, z)
 
     def part(self, jobs: slice) -> Jobs:
         """Only these jobs, with the same data."""
@@ -209,15 +224,17 @@ def _job_keys(key: PRNGKeyArray, jobs: Jobs) -> Key[Array, " job"]:
     return jax.vmap(lambda s, t: jax.random.fold_in(jax.random.fold_in(key, s), t))(jobs.seed, jobs.task)
 
 
-def imagine_jobs(learners: Learner, rings: Ring, jobs: Jobs, key: PRNGKeyArray, config: MerPOConfig) -> Ring:
+def imagine_jobs(
+    learners: Learner, rings: Ring, jobs: Jobs, key: PRNGKeyArray, config: MerPOConfig, mesh: Mesh | None = None
+) -> Ring:
     """`refresh` for every job."""
 
-    def one(args: tuple[Any, ...]) -> Ring:
+    def one(jobs: Jobs, args: tuple[Any, ...]) -> Ring:
         learner, ring, task, fitted, k = args
         return refresh(learner, ring, jobs, task, fitted, k, config.rac)
 
     packed = (learners, rings, jobs.task, jobs.fitted, _job_keys(key, jobs))
-    return map_groups(one, packed, config.group)
+    return map_jobs(one, jobs, packed, config.group, mesh)
 
 
 def rac_jobs(
@@ -229,15 +246,16 @@ def rac_jobs(
     steps: int,
     gamma: float,
     config: MerPOConfig,
+    mesh: Mesh | None = None,
 ) -> tuple[Learner, dict[str, Array]]:
     """`rac_steps` for every job, each against its anchor `held` ([job] leaves)."""
 
-    def one(args: tuple[Any, ...]) -> tuple[Learner, dict[str, Array]]:
+    def one(jobs: Jobs, args: tuple[Any, ...]) -> tuple[Learner, dict[str, Array]]:
         learner, ring, task, weights, anchor, k = args
         return rac_steps(learner, ring, jobs, task, anchor, weights, k, steps, gamma, config.rac)
 
     packed = (learners, rings, jobs.task, jobs.weights, held, _job_keys(key, jobs))
-    return map_groups(one, packed, config.group)
+    return map_jobs(one, jobs, packed, config.group, mesh)
 
 
 def _per_seed(x: Array, seeds: int) -> Array:
@@ -272,18 +290,26 @@ def meta_jobs(
 
 
 def train_round(
-    state: MetaState, jobs: Jobs, key: PRNGKeyArray, seeds: int, gamma: float, config: MerPOConfig
+    state: MetaState,
+    jobs: Jobs,
+    key: PRNGKeyArray,
+    seeds: int,
+    gamma: float,
+    config: MerPOConfig,
+    mesh: Mesh | None = None,
 ) -> tuple[MetaState, dict[str, Array]]:
     """`imagine_every` updates of every job: imagine once, then blocks of RAC updates and meta-policy steps."""
     tasks = jobs.task.shape[0] // seeds
     k_imagine, k_blocks = jax.random.split(key)
-    rings = imagine_jobs(state.learners, state.rings, jobs, k_imagine, config)
+    rings = imagine_jobs(state.learners, state.rings, jobs, k_imagine, config, mesh)
     state = eqx.tree_at(lambda s: s.rings, state, rings)
 
     def block(state: MetaState, k: PRNGKeyArray) -> tuple[MetaState, dict[str, Array]]:
         k_rac, k_meta = jax.random.split(k)
         held = for_jobs(state.metas.actor, jobs.z, tasks)
-        learners, metrics = rac_jobs(state.learners, state.rings, jobs, held, k_rac, config.meta_every, gamma, config)
+        learners, metrics = rac_jobs(
+            state.learners, state.rings, jobs, held, k_rac, config.meta_every, gamma, config, mesh
+        )
         state = eqx.tree_at(lambda s: s.learners, state, learners)
         state, shared = meta_jobs(state, jobs, k_meta, seeds, config)
         return state, metrics | _repeated(shared, tasks)
@@ -293,7 +319,7 @@ def train_round(
     return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
 
-@partial(jax.jit, static_argnames=("rounds", "seeds", "gamma", "config"), donate_argnums=(0,))
+@partial(jax.jit, static_argnames=("rounds", "seeds", "gamma", "config", "mesh"), donate_argnums=(0,))
 def train_chunk(
     state: MetaState,
     jobs: Jobs,
@@ -304,16 +330,18 @@ def train_chunk(
     seeds: int,
     gamma: float,
     config: MerPOConfig,
+    mesh: Mesh | None = None,
 ) -> tuple[MetaState, dict[str, Float[Array, "round job"]]]:
     """`rounds` rounds of meta-training in one compiled call, beginning with round number `start`."""
 
     def body(state, i):
-        return train_round(state, jobs, jax.random.fold_in(key, start + i), seeds, gamma, config)
+        return train_round(state, jobs, jax.random.fold_in(key, start + i), seeds, gamma, config, mesh)
 
-    return jax.lax.scan(body, state, jnp.arange(rounds))
+    state, metrics = jax.lax.scan(body, state, jnp.arange(rounds))
+    return devices.held(state, jobs.task.shape[0], mesh), devices.held(metrics, 0, mesh)
 
 
-@partial(jax.jit, static_argnames=("rounds", "gamma", "config"), donate_argnums=(0, 1))
+@partial(jax.jit, static_argnames=("rounds", "gamma", "config", "mesh"), donate_argnums=(0, 1))
 def adapt_chunk(
     learners: Learner,
     rings: Ring,
@@ -325,15 +353,17 @@ def adapt_chunk(
     rounds: int,
     gamma: float,
     config: MerPOConfig,
+    mesh: Mesh | None = None,
 ) -> tuple[Learner, Ring, dict[str, Float[Array, "round job"]]]:
     """`rounds` rounds of RAC on new tasks against their fixed anchors `held` ([job] leaves)."""
 
     def body(carry, i):
         learners, rings = carry
         k_imagine, k_rac = jax.random.split(jax.random.fold_in(key, start + i))
-        rings = imagine_jobs(learners, rings, jobs, k_imagine, config)
-        learners, metrics = rac_jobs(learners, rings, jobs, held, k_rac, config.rac.imagine_every, gamma, config)
+        rings = imagine_jobs(learners, rings, jobs, k_imagine, config, mesh)
+        learners, metrics = rac_jobs(learners, rings, jobs, held, k_rac, config.rac.imagine_every, gamma, config, mesh)
         return (learners, rings), metrics
 
     (learners, rings), metrics = jax.lax.scan(body, (learners, rings), jnp.arange(rounds))
-    return learners, rings, metrics
+    learners, rings = devices.held((learners, rings), jobs.task.shape[0], mesh)
+    return learners, rings, devices.held(metrics, 0, mesh)

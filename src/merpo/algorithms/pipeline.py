@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from merpo import devices
 from merpo.algorithms import merpo, rac
 from merpo.algorithms.context import Context, choose_probes, fit_context
 from merpo.algorithms.health import Where, check_figures
@@ -126,8 +127,7 @@ def fit(
     """
     batch = make_batch(tasks, preparation, config, seed=0)
     termination = termination_rule(info, preparation)
-    flat = [preparation.task(t).transitions for t in tasks]
-    scale = fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat))
+    scale = _scale(tasks, preparation)
     names = tuple(t.name for t in tasks)
 
     def models_of(seed: int) -> tuple[Ensemble, FittedModel]:
@@ -140,7 +140,7 @@ def fit(
 
     metas, fitted = zip(*side_by_side(models_of, seeds), strict=True)
     probes = choose_probes(batch.stacked, seed=0)
-    context = _stacked([fit_context(models, probes, config.context) for models in fitted])
+    context = devices.agreed(_stacked([fit_context(models, probes, config.context) for models in fitted]))
     models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
 
     where = Where("meta-training", tuple(seeds), names, config)
@@ -169,6 +169,11 @@ def fit(
     return learned, metrics
 
 
+def _scale(tasks: Sequence[TaskData], preparation: Preparation) -> TargetScale:
+    flat = [preparation.task(t).transitions for t in tasks]
+    return fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat))
+
+
 def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
@@ -188,10 +193,11 @@ def train(
 
     def advance(state: MetaState, part: Jobs, i: int) -> tuple[MetaState, dict[str, Array]]:
         return merpo.train_chunk(
-            state, part, key, jnp.asarray(i, jnp.int32), rounds=1, seeds=of_seeds[0].stop, gamma=gamma, config=config
-        )
+            state, part, key, jnp.asarray(i, jnp.int32), rounds=1, seeds=of_seeds[0].stop, gamma=gamma, config=config,
+            mesh=devices.current(),
+        )  # fmt: skip
 
-    parts = [jobs.part(slice(c.start * tasks, c.stop * tasks)) for c in of_seeds]
+    parts = [jobs.part(slice(c.start * tasks, c.stop * tasks)).spread() for c in of_seeds]
     return run_rounds(advance, state, parts, config.train_updates, where, report, keeper, "meta-training")
 
 
@@ -280,11 +286,15 @@ def adapt(
     def advance(state: Any, part: tuple[Jobs, Actor], i: int) -> tuple[Any, dict[str, Array]]:
         jobs, held = part
         learners, rings, metrics = merpo.adapt_chunk(
-            *state, jobs, held, key, jnp.asarray(i, jnp.int32), rounds=1, gamma=info.gamma, config=config
-        )
+            *state, jobs, held, key, jnp.asarray(i, jnp.int32), rounds=1, gamma=info.gamma, config=config,
+            mesh=devices.current(),
+        )  # fmt: skip
         return (learners, rings), metrics
 
-    parts = [(jobs.part(c), jax.tree.map(lambda x, c=c: x[c], anchor)) for c in cuts(n * len(seeds), cores())]
+    def piece(c: slice) -> tuple[Jobs, Actor]:
+        return jobs.part(c).spread(), devices.spread(jax.tree.map(lambda x: x[c], anchor), n * len(seeds))
+
+    parts = [piece(c) for c in cuts(n * len(seeds), cores())]
     state, metrics = run_rounds(
         advance, (learners, rings), parts, config.adapt_updates, where, report, keeper, f"adapt-{method}"
     )

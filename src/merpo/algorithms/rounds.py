@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from merpo import devices
 from merpo.algorithms.health import Where, check_figures, check_state
 from merpo.algorithms.keeper import Keeper
 from merpo.algorithms.threads import side_by_side
@@ -41,13 +42,18 @@ def run_rounds(
     """Advance by `updates`: the state afterwards and the learning curves.
 
     `state` is cut along the leading axis of every leaf into as many equal pieces as there are `parts`. What `keeper`
-    has of an earlier process is taken up, its rounds reported again. Raises DivergenceError.
+    has of an earlier process is taken up, its rounds reported again. Several devices have one part, spread among them.
+    Raises DivergenceError.
     """
     every = where.config.rac.imagine_every
     total = updates // every
 
+    def pieces(whole: Any) -> list[Any]:
+        several = devices.current() is not None
+        return [devices.spread(whole, len(where.seeds) * len(where.tasks))] if several else cut(whole, len(parts))
+
     def like(done: int) -> Any:
-        figures = jax.eval_shape(lambda s, p: advance(s, p, 0)[1], cut(state, len(parts))[0], parts[0])
+        figures = jax.eval_shape(lambda s, p: advance(s, p, 0)[1], pieces(state)[0], parts[0])
         return state, {k: jax.ShapeDtypeStruct((done, v.shape[1] * len(parts)), v.dtype) for k, v in figures.items()}
 
     def show(i: int, figures: dict[str, np.ndarray]) -> None:
@@ -60,7 +66,7 @@ def run_rounds(
         curves = [{k: np.asarray(v)[i : i + 1] for k, v in figures.items()} for i in range(done)]
         for i, one in enumerate(curves):
             show(i, one)
-    states = cut(state, len(parts))
+    states = pieces(state)
     del state, kept
 
     for i in range(len(curves), total):
@@ -103,7 +109,7 @@ def cut(tree: Any, parts: int) -> list[Any]:
 
 
 def joined(pieces: Sequence[Any]) -> Any:
-    """The inverse of `cut`, on the host."""
+    """The inverse of `cut`, on the host; of what several devices have too."""
     if len(pieces) == 1:
-        return jax.tree.map(np.asarray, pieces[0])
+        return jax.tree.map(np.asarray, devices.local(pieces[0]))
     return jax.tree.map(lambda *x: np.concatenate([np.asarray(v) for v in x]), *pieces)

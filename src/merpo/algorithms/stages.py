@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from merpo import devices
 from merpo.algorithms import bc
 from merpo.algorithms.health import Where, check_figures, check_state
 from merpo.algorithms.keeper import FORGETFUL, Keeper
@@ -57,13 +60,15 @@ def fit_meta_model(
     kept = keeper.load(slot, lambda done: (meta, jax.ShapeDtypeStruct((done,), np.float32)))
     if kept is not None:
         begin, (meta, curve) = kept
+    meta, data, rows, scale, k_run = devices.everywhere((meta, batch.stacked, batch.rows, scale, k_run))
     for start in range(0, total, chunk):
         stop = min(start + chunk, total)
         if start >= begin:
             meta, nll, picked = dyn.meta_chunk(
-                meta, batch.stacked, batch.rows, scale, k_run, jnp.asarray(start, jnp.int32),
+                meta, data, rows, scale, k_run, jnp.asarray(start, jnp.int32),
                 config=config.dynamics, learn_termination=learn_termination,
                 iterations=stop - start, tasks_per_iteration=min(config.tasks_per_iteration, tasks),
+                mesh=devices.current(),
             )  # fmt: skip
             for i in range(stop - start):
                 when = f"outer iteration {start + i + 1} of {total}"
@@ -73,7 +78,7 @@ def fit_meta_model(
                 check_state({"dynamics": meta}, where, f"after outer iteration {stop} of {total}")
                 keeper.save(slot, stop, (meta, curve))
         report("meta-model", stop, total, {"nll": float(curve[stop - 1])})
-    return meta
+    return devices.local(meta)
 
 
 def _pooled(
@@ -86,7 +91,7 @@ def _pooled(
     report: Report,
     keeper: Keeper,
 ) -> Ensemble:
-    """Where phi_m starts: a fit to all tasks together."""
+    """Where phi_m starts: a fit to all tasks together. It has no axis to split: every process makes its own."""
     config = where.config.dynamics
     total, slot, begin = config.pool_steps, f"pooled-model-{where.seeds[0]}", 0
     state, curve = (meta, dyn.optimiser(config).init(meta)), np.zeros(0, np.float32)
@@ -108,7 +113,7 @@ def _pooled(
                 check_state({"dynamics": state[0]}, where, f"after pooled step {stop} of {total}")
                 keeper.save(slot, stop, (state, curve))
         report("pooled model", stop, total, {"nll": float(curve[stop // POOL_CHUNK - 1])})
-    return state[0]
+    return devices.agreed(state[0])
 
 
 def fit_models(
@@ -122,18 +127,14 @@ def fit_models(
 ) -> tuple[FittedModel, Float[np.ndarray, "task checks"]]:
     """Every task's model from phi_m, for one seed, and the hold-out error after 0, check_every, ... gradient steps."""
 
-    def run() -> tuple[FittedModel, Array]:
-        return dyn.adapt_models(
-            meta, batch.stacked, batch.rows, scale, key,
-            config=where.config.dynamics, learn_termination=learn_termination,
-        )  # fmt: skip
-
+    args = (meta, batch.stacked, batch.rows, scale, key)
+    run = partial(dyn.adapt_models, config=where.config.dynamics, learn_termination=learn_termination)
     slot = f"models-{where.seeds[0]}"
-    kept = keeper.load(slot, lambda _: jax.eval_shape(run))
+    kept = keeper.load(slot, lambda _: jax.eval_shape(run, *args))
     if kept is not None:
         models, curve = kept[1]
         return models, np.asarray(curve)
-    models, curve = run()
+    models, curve = devices.called(run, *args)
     check_figures({"dynamics/error": np.asarray(curve).T}, where, "on the hold-out")
     keeper.save(slot, 1, (models, curve))
     return models, np.asarray(curve)
@@ -141,16 +142,24 @@ def fit_models(
 
 def clone_policies(batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, config: MerPOConfig) -> bc.Cloned:
     """Behaviour cloning of every task for every seed's key: [job] leaves, seeds outermost."""
+    run, args = _cloning(batch, keys, info, config)
+    return devices.called(run, *args)
+
+
+def _cloning(
+    batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, config: MerPOConfig
+) -> tuple[Callable[..., bc.Cloned], tuple[Any, ...]]:
+    """The compiled function that clones, and what it is called with."""
     tasks = int(batch.rows.count.shape[0])
     job_keys = jnp.concatenate([jax.random.split(k, 2 * tasks).reshape(2, tasks) for k in keys], axis=1)
     actors = jax.vmap(lambda k: Actor(info.obs_dim, info.act_dim, config.rac.actor_hidden, k))(job_keys[0])
     index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(keys))
     rows = batch.rows
-    return bc.clone_jobs(
-        actors, batch.stacked.transitions, index, rows.train[index],
-        rows.count[index], rows.held[index], rows.held_valid[index], job_keys[1],
-        updates=config.bc_updates, batch=config.rac.batch, learning_rate=1e-3, group=config.group,
-    )  # fmt: skip
+    run = partial(
+        bc.clone_jobs, updates=config.bc_updates, batch=config.rac.batch, learning_rate=1e-3, group=config.group
+    )
+    own = (rows.train[index], rows.count[index], rows.held[index], rows.held_valid[index])
+    return run, (actors, batch.stacked.transitions, index, *own, job_keys[1])
 
 
 def fit_behaviour(
@@ -162,14 +171,12 @@ def fit_behaviour(
     if not density and (settings.behaviour, settings.lam_mode) != ("clone", "dual"):
         return jnp.zeros((count,), jnp.float32), None
 
-    def run() -> bc.Cloned:
-        return clone_policies(batch, keys, info, where.config)
-
-    kept = keeper.load("clones", lambda _: jax.eval_shape(run))
+    run, args = _cloning(batch, keys, info, where.config)
+    kept = keeper.load("clones", lambda _: jax.eval_shape(run, *args))
     if kept is not None:
         cloned = kept[1]
     else:
-        cloned = run()
+        cloned = devices.called(run, *args)
         check_figures({"bc/nll": np.asarray(cloned.nll)}, where, "cloning the behaviour")
         keeper.save("clones", 1, cloned)
     return cloned.nll, cloned.actor if density else None

@@ -13,10 +13,14 @@ from typing import Any
 
 import jax
 
+from merpo.devices import current
+from merpo.precision import ambient
+
 
 def cores() -> int:
-    """Threads worth dispatching from: on a CPU a light update keeps one core busy; an accelerator wants one call."""
-    if jax.default_backend() != "cpu":
+    """Threads worth dispatching from: on a CPU a light update keeps one core busy; an accelerator wants one call, and
+    so do several devices."""
+    if jax.default_backend() != "cpu" or current() is not None:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -30,9 +34,16 @@ def cuts(jobs: int, parts: int) -> list[slice]:
 
 def side_by_side(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
     """`work` on every part, the first here and the others each from its own thread: XLA leaves Python's lock while it
-    computes."""
-    if len(parts) == 1:
-        return [work(parts[0])]
+    computes. One after another where several devices work together: all must come to a collective in the same order.
+    """
+    if len(parts) == 1 or current() is not None:
+        return [work(part) for part in parts]
+    precision = ambient()
+
+    def there(part: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return work(part)
+
     with ThreadPoolExecutor(len(parts) - 1) as pool:
-        others = [pool.submit(work, part) for part in parts[1:]]
+        others = [pool.submit(there, part) for part in parts[1:]]
         return [work(parts[0]), *(other.result() for other in others)]

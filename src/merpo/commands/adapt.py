@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from merpo import devices
 from merpo.commands.record import (
     ADAPTED,
     DEFAULT_METHODS,
@@ -68,6 +69,8 @@ class Adapt:
     """Go on with this adaptation where it was stopped or killed, to the same bits (--certify: by methods)."""
     checkpoint_every: float = 60.0
     """Seconds between two saves of the state; 0 saves after every round."""
+    devices: int = 1
+    """Devices that share the tasks."""
     verbose: bool = False
     """Print the time of each stage."""
 
@@ -87,7 +90,7 @@ def run_adapt(options: Adapt) -> None:
         tasks = pick_tasks(load_data(ref), options.tasks, options.episodes)
     say(f"{ref.name}: adapting to {len(tasks)} test tasks, {sum(len(t) for t in tasks)} transitions")
     methods = options.methods or default_methods(record)
-    with Stages() as bars:
+    with devices.use(options.devices), Stages() as bars:
         adapt(
             meta, tasks, ref, methods, options.run_dir, bars.report, watch, options.episodes,
             certify=options.certify, insist=options.insist, choices=choices, resume=options.resume,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping
@@ -125,6 +126,7 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
     from merpo.runs import versions
 
     config, made_with = run_config(folder), versions()
+    learned_in = json.loads((folder / "versions.json").read_bytes())["matmul_precision"]
     logs = sorted({t.episodes for t in tasks})
     span = f"{logs[0]}" if len(logs) == 1 else f"{logs[0]} to {logs[-1]}"
     if record.method == "merpo":
@@ -144,7 +146,7 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
         episodes=episodes,
         seeds=record.seeds,
         physics=tasks.info.physics,
-        precision=f"float32, matmul precision {made_with['matmul_precision']}",
+        precision=f"float32, matmul precision {learned_in}",
         budget=budget,
         versions={name: str(value) for name, value in packages.items()},
         wall_time_s=round(sum(record.seconds.values()), 1),

@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import jax
 import tyro
 
+from merpo import devices, distributed
 from merpo.commands.record import RECORD, DataRef, RunRecord, load_data, read_record, save_curves
 from merpo.commands.session import Stopwatch, say
 from merpo.commands.stages import Report, Stages
 from merpo.errors import ConfigError, StorageError
+from merpo.precision import Precision, described
 from merpo.runs import STATE, Checkpoints, RunFolder
 
 Existing = Literal["refuse", "overwrite", "resume"]
@@ -65,26 +68,67 @@ class Train:
     """Conservatism: weight of the push-down."""
     rollout_length: int | None = None
     """Steps of each imagined rollout."""
+    precision: Precision | None = None
+    """Factors of matrix products: tf32 or bf16 for speed on GPUs, highest for float32 there; see docs/scaling.md."""
+    devices: int | None = None
+    """Devices that share the tasks. Default: one; all there are, where several processes work together."""
+    coordinator: str | None = None
+    """Several processes as one: HOST:PORT of process 0, the same for all, or `auto` where Slurm, Open MPI or the like
+    say it. Only process 0 writes the run folder."""
+    processes: int | None = None
+    """With --coordinator: how many there are."""
+    process: int | None = None
+    """With --coordinator: which one this is, from 0."""
     verbose: bool = False
     """Print the time of each stage."""
 
 
 def run_train(options: Train) -> None:
     """Run the command."""
+    import merpo
+
     watch, mode = Stopwatch(), existing(options)
+    count = join(options)
     ref = DataRef(options.data, options.episodes, options.data_seed)
-    with watch.stage("data"):
-        data = load_data(ref)
+    with devices.use(count), devices.company(), watch.stage("data"):
+        data = load_together(ref)
     config = settings(data.info, options) if options.method == "merpo" else rival_settings(data.info, options)
     seeds = options.seeds or (options.seed,)
     say(f"{options.data}: {len(data.train)} training tasks, {sum(len(t) for t in data.train)} transitions")
     states = Checkpoints(options.out / STATE, options.checkpoint_every)
-    with Stages() as bars:
+    with devices.use(count), devices.company(), Stages() as bars:
+        if not devices.first():
+            if devices.may_follow():
+                merpo.MerPO(config, seeds=seeds).fit(data.train)
+            return
         train(data, ref, config, seeds, options.out, mode, bars.report, watch, states, options.method)
     say(f"Run folder: {options.out}  (next: merpo adapt {options.out})")
     if options.verbose:
         say("\n".join(["Stage times:", *watch.lines()]))
         say(f"The state was saved {states.saves} times, in {states.spent:.1f} s.")
+
+
+def join(options: Train) -> int:
+    """Join the other processes, if there are any; the number of devices to use."""
+    given = (options.coordinator, options.processes, options.process)
+    if given == (None, None, None):
+        return 1 if options.devices is None else options.devices
+    if options.method != "merpo":
+        raise ConfigError(f"coordinator: method={options.method!r} learns in one process. Leave it out.")
+    distributed.initialize(*(given if options.coordinator != "auto" else ()))
+    return options.devices or jax.device_count()
+
+
+def load_together(ref: DataRef) -> TaskSet:
+    """The data set on every process: the first generates it if need be, before those beside it look for it."""
+    if not devices.first() and not devices.may_follow():
+        raise StorageError(f"data={ref.name!r}: process 0 could not load it. See its message.")
+    if not devices.first() or devices.hosts() == 1:
+        return load_data(ref)
+    with devices.leading() as go:
+        data = load_data(ref)
+        go()
+    return data
 
 
 def existing(options: Train) -> Existing:
@@ -121,7 +165,11 @@ def train(
 
     whole = method == "merpo"
     learner: Any = merpo.MerPO(config, seeds=seeds) if whole else rivals.ContextLearner(method, config, seeds=seeds)
-    with RunFolder.create(out, config, existing=existing, discard=LATER) as run:
+    made_with: dict[str, Any] = {"devices": devices.count(), "processes": devices.hosts()}
+    if whole:
+        made_with |= {"matmul_precision": described(config.matmul_precision)}
+    begin = partial(RunFolder.create, existing=existing, discard=LATER)
+    with devices.leading() as go, begin(out, config, made_with) as run:
         states = states or Checkpoints(run.state_path)
         if (out / RECORD).exists():
             _check_finished(out, ref, learner.seeds)
@@ -135,6 +183,7 @@ def train(
             run.log(done, **figures)
             report(stage, done, total, figures)
 
+        go()
         with watch.stage("meta-training"):
             meta = fit(data.train, report=logged)
         with watch.stage("writing"):
@@ -168,7 +217,11 @@ def settings(info: SetInfo, options: Train) -> MerPOConfig:
         "beta": options.beta,
         "rollout_length": options.rollout_length,
     }
-    top: dict[str, Any] = {"train_updates": options.train_updates, "adapt_updates": options.adapt_updates}
+    top: dict[str, Any] = {
+        "train_updates": options.train_updates,
+        "adapt_updates": options.adapt_updates,
+        "matmul_precision": options.precision,
+    }
     config = replace(config, rac=replace(config.rac, **{k: v for k, v in rac.items() if v is not None}))
     return replace(config, **{k: v for k, v in top.items() if v is not None})
 
@@ -182,7 +235,7 @@ def rival_settings(info: SetInfo, options: Train) -> Any:
 
     if options.method not in CONTEXT:
         raise ConfigError(f"method={options.method!r}: expected merpo or any of {', '.join(CONTEXT)}.")
-    for name in ("train_updates", "adapt_updates", "alpha", "lam", "beta", "rollout_length"):
+    for name in ("train_updates", "adapt_updates", "alpha", "lam", "beta", "rollout_length", "precision"):
         if getattr(options, name) is not None:
             raise ConfigError(f"{name} is a setting of merpo, not of method={options.method!r}: use --config instead.")
     config = budgeted(options.method, default_config(info))

@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from merpo.data.types import Stacked, TaskData, Transitions
+from merpo.devices import held, map_jobs
 from merpo.dynamics.ensemble import (
     DynamicsConfig,
     Ensemble,
@@ -172,20 +173,6 @@ def fit_steps(
     return model, opt_state, jnp.mean(nll)
 
 
-def map_groups(one: Callable[[Any], Any], packed: Any, group: int) -> Any:
-    """`one` over the leading axis of `packed`: equal groups by `vmap`, the groups one after another by `lax.map`.
-
-    The group used is the largest divisor of the axis up to `group`: a remainder would be compiled apart.
-    """
-    count = jax.tree.leaves(packed)[0].shape[0]
-    size = max(g for g in range(1, min(group, count) + 1) if count % g == 0)
-    if count == 1:  # a mapped axis of one would only cost transposes
-        return jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], packed)))
-    if size == count:
-        return jax.vmap(one)(packed)
-    return jax.lax.map(one, packed, batch_size=size if size > 1 else None)
-
-
 def meta_iteration(
     meta: Ensemble,
     stacked: Stacked,
@@ -197,6 +184,7 @@ def meta_iteration(
     learn_termination: bool,
     tasks_per_iteration: int,
     share: Float[Array, ""],
+    mesh: Mesh | None = None,
 ) -> tuple[Ensemble, Float[Array, " picked"], Int[Array, " picked"]]:
     """One outer iteration on a random subset of tasks: inner steps from phi_m, then phi_m towards their mean.
 
@@ -205,7 +193,8 @@ def meta_iteration(
     n = rows.count.shape[0]
     picked = jax.random.permutation(choose, n)[:tasks_per_iteration]
 
-    def one(args):
+    def one(shared, args):
+        meta, stacked, rows, scale = shared
         i, k = args
         data = jax.tree.map(lambda x: x[i], stacked.transitions)
         own = jax.tree.map(lambda x: x[i], rows)
@@ -215,7 +204,8 @@ def meta_iteration(
         )  # fmt: skip
         return phi, nll
 
-    phis, nll = map_groups(one, (picked, jax.random.split(inner, tasks_per_iteration)), config.group)
+    packed = (picked, jax.random.split(inner, tasks_per_iteration))
+    phis, nll = map_jobs(one, (meta, stacked, rows, scale), packed, config.group, mesh)
     meta = jax.tree.map(lambda m, p: m - rate * (m - jnp.mean(p, axis=0)), meta, phis)
     return meta, nll, picked
 
@@ -250,7 +240,7 @@ def pool_chunk(
     )  # fmt: skip
 
 
-@partial(jax.jit, static_argnames=("config", "learn_termination", "iterations", "tasks_per_iteration"))
+@partial(jax.jit, static_argnames=("config", "learn_termination", "iterations", "tasks_per_iteration", "mesh"))
 def meta_chunk(
     meta: Ensemble,
     stacked: Stacked,
@@ -263,6 +253,7 @@ def meta_chunk(
     learn_termination: bool,
     iterations: int,
     tasks_per_iteration: int,
+    mesh: Mesh | None = None,
 ) -> tuple[Ensemble, Float[Array, "iteration picked"], Int[Array, "iteration picked"]]:
     """`iterations` outer iterations in one compiled call, beginning with number `start` (for the rate's decay).
 
@@ -273,12 +264,12 @@ def meta_chunk(
         rate = config.meta_rate * jnp.maximum(1.0 - done, 0.1)
         meta, nll, picked = meta_iteration(
             meta, stacked, rows, scale, jax.random.fold_in(key, start + i), rate, config, learn_termination,
-            tasks_per_iteration, _share(done, config),
+            tasks_per_iteration, _share(done, config), mesh,
         )  # fmt: skip
         return meta, (nll, picked)
 
     meta, (nll, picked) = jax.lax.scan(body, meta, jnp.arange(iterations))
-    return meta, nll, picked
+    return held((meta, nll, picked), 0, mesh)
 
 
 def adapt_one(
@@ -325,7 +316,7 @@ def adapt_one(
     return fitted, jnp.concatenate([jnp.mean(first)[None], curve])
 
 
-@partial(jax.jit, static_argnames=("config", "learn_termination"))
+@partial(jax.jit, static_argnames=("config", "learn_termination", "mesh"))
 def adapt_models(
     meta: Ensemble,
     stacked: Stacked,
@@ -335,12 +326,14 @@ def adapt_models(
     *,
     config: DynamicsConfig,
     learn_termination: bool,
+    mesh: Mesh | None = None,
 ) -> tuple[FittedModel, Float[Array, "task checks_plus_1"]]:
     """`adapt_one` from phi_m for every task of the stack."""
 
-    def one(args):
+    def one(shared, args):
+        meta, scale = shared
         data, own, k = args
         return adapt_one(meta, meta, data, own, scale, k, config, learn_termination)
 
     keys = jax.random.split(key, rows.count.shape[0])
-    return map_groups(one, (stacked.transitions, rows, keys), config.group)
+    return map_jobs(one, (meta, scale), (stacked.transitions, rows, keys), config.group, mesh)

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 
 import jax
 
+from merpo import precision
 from merpo.errors import ConfigError, StorageError
 from merpo.files import storage_error, write_atomic
 from merpo.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -49,7 +50,7 @@ def versions() -> dict[str, Any]:
         "cpu_count": os.cpu_count() or 1,
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
-        "matmul_precision": str(jax.config.values.get("jax_default_matmul_precision") or "default"),
+        "matmul_precision": precision.described(),
     }
 
 

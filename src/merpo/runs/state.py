@@ -20,7 +20,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from merpo.algorithms.keeper import FORGETFUL, Keeper
+import numpy as np
+
+from merpo import devices
+from merpo.algorithms.keeper import FORGETFUL, Keeper, Together
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.data.types import SetInfo, TaskData
 from merpo.errors import ConfigError, DivergenceError, StorageError, VersionWarning
@@ -178,10 +181,29 @@ class Checkpoints:
 def keeping(
     checkpoint: Checkpoints | str | os.PathLike[str] | None, work: Callable[[], Mapping[str, Any]]
 ) -> AbstractContextManager[Keeper]:
-    """The keeper that a `checkpoint` argument stands for, opened for `work()`; None keeps nothing."""
+    """The keeper that a `checkpoint` argument stands for, opened for `work()`; None keeps nothing.
+
+    Where several processes learn together, the first one's serves all. ConfigError if their work is not the same.
+    """
+    if devices.hosts() > 1:
+        return _together(checkpoint if devices.first() else None, work())
     if checkpoint is None:
         return nullcontext(FORGETFUL)
     return (checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)).of(work())
+
+
+@contextlib.contextmanager
+def _together(checkpoint: Checkpoints | str | os.PathLike[str] | None, work: Mapping[str, Any]) -> Iterator[Keeper]:
+    mine = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).digest()
+    every = devices.of_all(np.frombuffer(mine, np.uint8))
+    if others := np.flatnonzero((every != every[0]).any(axis=1)).tolist():
+        raise ConfigError(f"process {others[0]} was given other data, settings or seeds than process 0. Give the same.")
+    if checkpoint is None:
+        yield Together(FORGETFUL)
+        return
+    states = checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
+    with states.of(work) as keeper:
+        yield Together(keeper)
 
 
 def work_of(

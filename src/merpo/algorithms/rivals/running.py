@@ -19,7 +19,7 @@ from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.sample import sample_rows
 from merpo.data.types import Stacked, Transitions
-from merpo.dynamics.fit import map_groups
+from merpo.devices import map_groups
 
 REPORTS = 10
 """Chunks that a run is cut into at most: as many reports, and points of the learning curves."""
