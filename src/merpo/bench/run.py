@@ -42,11 +42,12 @@ def kind(unit: Unit) -> str:
     return f"fit {unit.learner}" if isinstance(unit, Fit) else f"cell {unit.method}"
 
 
-def run(study: Study, out: Path, watcher: Watcher, workers: int = 0) -> Outcome:
+def run(study: Study, out: Path, watcher: Watcher, workers: int = 0, every: float = 60.0) -> Outcome:
     """Run what is missing of a study and summarise it all; after a kill the same call goes on to the same bytes.
 
-    `workers`: 0 runs here, cell after cell; otherwise that many workers of a Ray cluster. Cells whose learning diverges
-    are left out, and named by the outcome. StorageError for a folder that is in use or not ours.
+    `workers`: 0 runs here, cell after cell; otherwise that many workers of a Ray cluster. `every`: seconds between two
+    saves of the state within a piece of work, only here. Cells whose learning diverges are left out, and named by the
+    outcome. StorageError for a folder that is in use or not ours.
     """
     if workers < 0:
         raise ConfigError(f"workers={workers}: expected 0, to run cell after cell here, or how many Ray workers.")
@@ -62,7 +63,7 @@ def run(study: Study, out: Path, watcher: Watcher, workers: int = 0) -> Outcome:
         for unit in finished:
             past.setdefault(kind(unit), []).append(folder.seconds(unit) or 0.0)
         watcher.planned(len(cells), len(cells) - sum(isinstance(u, Cell) for u in todo), todo, past)
-        failed = run_on_ray(todo, folder, watcher, workers) if workers else run_here(todo, folder, watcher)
+        failed = run_on_ray(todo, folder, watcher, workers) if workers else run_here(todo, folder, watcher, every)
         return summarise_study(study, series, folder, failed)
 
 
@@ -87,9 +88,9 @@ def _models(cell: Cell) -> str:
     return str(cell.test)
 
 
-def run_here(todo: Sequence[Unit], folder: Folder, watcher: Watcher) -> dict[str, str]:
+def run_here(todo: Sequence[Unit], folder: Folder, watcher: Watcher, every: float = 60.0) -> dict[str, str]:
     """One after another. Returns what diverged: hash and reason."""
-    shop = Workshop()
+    shop = Workshop(every)
     failed: dict[str, str] = {}
     for unit in todo:
         fit = unit.fit if isinstance(unit, Cell) else None

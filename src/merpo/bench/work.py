@@ -45,9 +45,13 @@ class Done:
 
 
 class Workshop:
-    """Does pieces of work one after another, and remembers what the next one may need again."""
+    """Does pieces of work one after another, and remembers what the next one may need again.
 
-    def __init__(self) -> None:
+    Where a folder for the state is given, it is saved there about every `every` seconds.
+    """
+
+    def __init__(self, every: float = 60.0) -> None:
+        self._every = every
         self._models: tuple[Any, Any] | None = None
         self._learned: tuple[str, Learned] | None = None
 
@@ -63,7 +67,7 @@ class Workshop:
                 learned = ContextLearner(fit.learner, fit.config, seed=fit.seed).fit(train, report=report)
             return _bytes_of(learned)
 
-        return _timed(work, state)
+        return _timed(work, None if state is None else Checkpoints(state, self._every))
 
     def cell(self, cell: Cell, learned: bytes | None, state: Path | None = None, report: Report = silent) -> Done:
         """Adapt and simulate; `learned` is the content of its fit, where it has one."""
@@ -89,7 +93,7 @@ class Workshop:
             }
             return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
-        return _timed(work, state)
+        return _timed(work, None if state is None else Checkpoints(state, self._every))
 
     def _taken(self, cell: Cell, content: bytes | None) -> Learned:
         fit = cell.fit
@@ -142,9 +146,8 @@ def _processor() -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def _timed(work: Callable[[Checkpoints | None], bytes], state: Path | None) -> Done:
+def _timed(work: Callable[[Checkpoints | None], bytes], states: Checkpoints | None) -> Done:
     begun, before = time.perf_counter(), os.times()
-    states = None if state is None else Checkpoints(state)
     content = work(states)
     after = os.times()
     seconds = time.perf_counter() - begun if states is None else states.seconds

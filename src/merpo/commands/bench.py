@@ -31,6 +31,8 @@ class Bench:
     """Folder of the study. The same command goes on with what is in it, after a kill at any moment."""
     workers: int = 0
     """Run on so many workers of a Ray cluster (RAY_ADDRESS, else one of this machine); 0: here, one after another."""
+    checkpoint_every: float = 60.0
+    """Seconds between two saves of the state within a cell; 0 saves after every round. Workers keep none."""
     results: Path | None = None
     """Write results.json, times.json, table.md and figure.png to this folder too, e.g. results/NAME."""
     figure: bool = True
@@ -44,7 +46,7 @@ def run_bench(options: Bench) -> None:
 
     study = read_study(options.study)
     with Board(study.name) as board:
-        outcome = run(study, options.out, board, options.workers)
+        outcome = run(study, options.out, board, options.workers, options.checkpoint_every)
     for folder in (options.out, *([options.results] if options.results else [])):
         write_outcome(outcome, folder, options.figure)
     print_study(outcome.content)

@@ -163,7 +163,7 @@ def study_figure(study: Study, path: str | os.PathLike[str]) -> None:
             for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
                 seen.setdefault(name, handle)
         if seen:
-            fig.legend(seen.values(), seen.keys(), loc="outside lower left", ncols=min(6, len(seen)), fontsize=8.5)
+            fig.legend(seen.values(), seen.keys(), loc="outside lower left", ncols=2 * columns + 1, fontsize=8.5)
 
 
 def _whisker(x: Mapping[str, Any]) -> list[list[float]]:
@@ -215,6 +215,10 @@ def _against_logs(ax: Any, groups: Sequence[Group]) -> None:
             [n for n, _ in points], [m["value"] for _, m in points], yerr=spread, color=shade, marker="o", markersize=4,
             linestyle=kind, label=label(name),
         )  # fmt: skip
+    sizes = [g["logs"] for g in groups]
+    ax.set_xscale("log")
+    ax.set_xticks(sizes, [str(n) for n in sizes])
+    ax.set_xticks([], minor=True)
     ax.set_xlabel("logged episodes of a test task")
     ax.set_ylabel("mean return")
     ax.grid(axis="y")
