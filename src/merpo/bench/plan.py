@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -96,13 +96,13 @@ class Fit:
     """Of the training tasks."""
     seed: int
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """All that its outcome depends on."""
         known = {"learner": self.learner, "config": to_json(self.config), "seed": self.seed}
         return {**known, "data": self.logs.hash, "code": code_version()}
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """What it is known by."""
         return _hash(self.identity)
@@ -130,14 +130,14 @@ class Cell:
     starts: int
     seed: int
 
-    @property
+    @cached_property
     def fit(self) -> Fit | None:
         """The meta-training that it needs."""
         if self.method in contextual.CONTEXT:
             return Fit(self.method, self.own, self.train, self.seed)
         return Fit("merpo", self.config, self.train, self.seed) if self.method in WITH_META else None
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """All that its result depends on; stands in the result."""
         return {
@@ -154,7 +154,7 @@ class Cell:
             "code": code_version(),
         }
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """What it is known by."""
         return _hash(self.identity)
@@ -177,25 +177,25 @@ class Series:
     cells: tuple[Cell, ...]
 
 
-def plan(study: Study) -> list[Series]:
-    """Every row of every table; cells that share a meta-training follow one another."""
-    return [
-        Series(family, quality, method, variant, _cells(study, family, quality, method, variant))
-        for family in study.families
-        for quality in study.qualities
-        for method in study.methods
-        for variant in study.variants(method)
-    ]
-
-
-def _cells(study: Study, family: str, quality: str, method: str, variant: Variant) -> tuple[Cell, ...]:
-    config = study.config(family, variant.alpha)
-    has_own = method in single.MODEL_FREE or method in contextual.CONTEXT
-    own = study.own_config(method, family) if has_own else None
-    known = (family, variant.trained_on or quality, study.episodes, study.data_seed)
-    train = Logs(*known, "train", study.train_tasks)
-    test = Logs(family, quality, study.episodes, study.data_seed, "test", study.test_tasks, variant.logs)
-    return tuple(Cell(method, variant, config, own, train, test, study.starts, s) for s in study.seeds)
+def make_plan(study: Study) -> list[Series]:
+    """Every row of every table, in the study's order."""
+    found = []
+    for family in study.families:
+        configs = {a: study.config(family, a) for a in (None, *study.alpha)}
+        has_own = [m for m in study.methods if m in single.MODEL_FREE or m in contextual.CONTEXT]
+        owns = {m: study.own_config(m, family) for m in has_own}
+        for quality in study.qualities:
+            for method in study.methods:
+                for variant in study.variants(method):
+                    config, own = configs[variant.alpha], owns.get(method)
+                    known = (family, variant.trained_on or quality, study.episodes, study.data_seed)
+                    train = Logs(*known, "train", study.train_tasks)
+                    test = Logs(
+                        family, quality, study.episodes, study.data_seed, "test", study.test_tasks, variant.logs
+                    )
+                    cells = (Cell(method, variant, config, own, train, test, study.starts, s) for s in study.seeds)
+                    found.append(Series(family, quality, method, variant, tuple(cells)))
+    return found
 
 
 def _hash(content: Mapping[str, Any]) -> str:

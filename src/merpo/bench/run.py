@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from merpo.algorithms.rounds import Report
 from merpo.bench.cluster import cluster, run_on_ray
 from merpo.bench.folder import Folder
-from merpo.bench.plan import Cell, Fit, plan
+from merpo.bench.plan import Cell, Fit, make_plan
 from merpo.bench.study import Study
 from merpo.bench.summary import Outcome, summarise_study
 from merpo.bench.work import Workshop
@@ -20,6 +20,7 @@ Unit = Cell | Fit
 """A piece of work."""
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Whoever shows how far the work is."""
 
@@ -42,7 +43,7 @@ def kind(unit: Unit) -> str:
     return f"fit {unit.learner}" if isinstance(unit, Fit) else f"cell {unit.method}"
 
 
-def run(study: Study, out: Path, watcher: Watcher, workers: int = 0, every: float = 60.0) -> Outcome:
+def run_study(study: Study, out: Path, watcher: Watcher, workers: int = 0, every: float = 60.0) -> Outcome:
     """Run what is missing of a study and summarise it all; after a kill the same call goes on to the same bytes.
 
     `workers`: 0 runs here, cell after cell; otherwise that many workers of a Ray cluster. `every`: seconds between two
@@ -52,7 +53,7 @@ def run(study: Study, out: Path, watcher: Watcher, workers: int = 0, every: floa
     if workers < 0:
         raise ConfigError(f"workers={workers}: expected 0, to run cell after cell here, or how many Ray workers.")
     with Folder.opened(out, study) as folder, cluster(workers) if workers else nullcontext():
-        series = plan(study)
+        series = make_plan(study)
         cells = list({c.hash: c for s in series for c in s.cells}.values())
         todo = ordered([c for c in cells if not folder.done(c)], folder)
         needed = {f.hash: f for c in cells if (f := c.fit) is not None}

@@ -41,12 +41,12 @@ class Bench:
 
 def run_bench(options: Bench) -> None:
     """Run the command."""
-    from merpo.bench import read_study, run
+    from merpo.bench import read_study, run_study
     from merpo.report.study import print_study
 
     study = read_study(options.study)
     with Board(study.name) as board:
-        outcome = run(study, options.out, board, options.workers, options.checkpoint_every)
+        outcome = run_study(study, options.out, board, options.workers, options.checkpoint_every)
     for folder in (options.out, *([options.results] if options.results else [])):
         write_outcome(outcome, folder, options.figure)
     print_study(outcome.content)

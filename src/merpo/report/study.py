@@ -110,9 +110,8 @@ def _spent(times: Mapping[str, Any]) -> str:
     listed = [v for part in ("cells", "stages") for v in times.get(part, {}).values() if "seconds" in v]
     if not listed:
         return ""
-    machines = sorted(
-        {f"{v['machine']['cpu']}, {v['machine']['cores']} cores, jax {v['machine']['jax']}" for v in listed}
-    )
+    made_on = [v["machine"] for v in listed]
+    machines = sorted({f"{m['cpu']}, {counted(m['cores'], 'core')}, jax {m['jax']}" for m in made_on})
     wall, core = (sum(v[k] for v in listed) / 60 for k in ("seconds", "cpu_seconds"))
     work = f"{counted(len(times['cells']), 'cell')} and {counted(len(times['stages']), 'meta-training')}"
     return f"{work}: {wall:.1f} minutes, {core:.1f} of one core, on {'; '.join(machines)}; one by one in `{TIMES}`."
