@@ -12,7 +12,6 @@ from typing import Any
 
 from merpo.errors import StorageError
 from merpo.evaluation import BEHAVIOUR, Interval
-from merpo.files import storage_error
 from merpo.report.style import INK, colour, figure, label
 from merpo.report.tables import counted, digits, interval_text
 
@@ -35,7 +34,7 @@ def read_results(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise storage_error(error, path, "read") from error
+        raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}. Check the path.") from error
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{str(path)!r} is damaged: not JSON ({error}). Run the study again.") from error
     if not is_study(content):
