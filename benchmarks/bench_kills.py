@@ -2,7 +2,7 @@
 
     python benchmarks/bench_kills.py --kills 20 --out results/bench/kills.json
 
-A tiny grid: two families, four methods, two seeds; the state is saved after every round. Moments are uniform over a
+Where Ray is installed, a run on a local cluster of two workers is compared as well. A tiny grid: two families, four methods, two seeds; the state is saved after every round. Moments are uniform over a
 process's life in processor seconds, its start included, so that other work on the machine does not shift them.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -61,10 +62,10 @@ group = 3
 PATTERNS = ("cells/*.json", "stages/*.safetensors", "results.json", "table.md", "figure.png")
 
 
-def command(folder: Path) -> list[str]:
+def command(folder: Path, *more: str) -> list[str]:
     """The command line that runs the study in `folder`, and goes on with it."""
     study = str(folder.parent / "kills.toml")
-    return [sys.executable, "-m", "merpo.cli", "bench", study, "--out", str(folder), "--checkpoint-every", "0"]
+    return [sys.executable, "-m", "merpo.cli", "bench", study, "--out", str(folder), "--checkpoint-every", "0", *more]
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -139,12 +140,17 @@ def main() -> None:
             kills.append(kill)
             runs[-1]["kills"] += 1
         print(f"{len(kills)} kills, {len(runs)} runs: {kill or runs[-1]}", flush=True)
+    on_ray = None
+    if importlib.util.find_spec("ray"):
+        subprocess.run(command(work / "ray", "--workers", "2"), **quiet)
+        on_ray = hashes(work / "ray") == expected
     summary = {
         "kills": len(kills),
         "kills_by_moment": dict(Counter(k["moment"] for k in kills)),
         "runs": len(runs),
         "runs_identical": sum(r["identical"] for r in runs),
         "files_compared": len(expected),
+        "ray_with_two_workers_identical": on_ray,
         "repeated_or_lost": 0,  # else one_life has raised
         "undisturbed_cpu_s": round(life, 2),
     }
@@ -153,6 +159,7 @@ def main() -> None:
     write_atomic(options.out, json.dumps(content, indent=1) + "\n")
     shutil.rmtree(work)
     print(json.dumps(summary, indent=1))
+    assert on_ray is not False, "a run on Ray differs from the undisturbed one"
     assert all(r["identical"] for r in runs), "a resumed run differs from the undisturbed one"
 
 
