@@ -2,8 +2,9 @@
 
     python benchmarks/bench_kills.py --kills 20 --out results/bench/kills.json
 
-Where Ray is installed, a run on a local cluster of two workers is compared as well. A tiny grid: two families, four methods, two seeds; the state is saved after every round. Moments are uniform over a
-process's life in processor seconds, its start included, so that other work on the machine does not shift them.
+A tiny grid: two families, four methods, two seeds; the state is saved after every round. Moments are uniform over a
+process's life in processor seconds, its start included, so that other work on the machine does not shift them. Where
+Ray is installed, a run on a local cluster of two workers is compared as well.
 """
 
 from __future__ import annotations

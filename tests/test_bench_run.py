@@ -1,29 +1,23 @@
-"""Running studies: shared learning, kills, locks, divergence, what is published. Mostly with pretended learning."""
+"""Running studies: shared learning, kills, locks, divergence, what is published. Learning is pretended."""
 
 import contextlib
 import io
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
-import merpo
-from merpo.api import unlearned
 from merpo.bench import Cell, Fit, code_version, make_plan, make_study, run_study
-from merpo.bench import work as work_module
-from merpo.bench.folder import Folder
-from merpo.bench.run import ordered
-from merpo.bench.work import Done, Workshop
+from merpo.bench.work import Done
 from merpo.cli import main
 from merpo.commands.bench import Board, write_outcome
-from merpo.errors import ConfigError, DivergenceError, StorageError
+from merpo.errors import DivergenceError, StorageError
 from merpo.evaluation import probability_of_improvement
 from merpo.report.study import results_page, study_figure, study_markdown
 from merpo.runs import locked
 
+pytest.importorskip("matplotlib")
 GRID = {
     "name": "grid",
     "families": ["point-robot-wind"],
@@ -35,22 +29,6 @@ GRID = {
     "test_tasks": 2,
 }
 TIMING = b'{"seconds": 30.0, "cpu_seconds": 60.0, "machine": {"cpu": "Slow", "cores": 2, "jax": "9"}}'
-TINY = """
-name = "real"
-families = ["point-robot-wind"]
-qualities = ["medium"]
-methods = ["bc", "meta-policy"]
-seeds = [0, 1]
-episodes = 2
-train_tasks = 3
-test_tasks = 2
-bc_updates = 10
-logs = [2]
-[settings.merpo]
-group = 1
-rac = { actor_hidden = [4], critic_hidden = [4] }
-dynamics = { hidden = [4], members = 2, elites = 1, batch = 8, adapt_steps = 2, check_every = 1 }
-"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -59,10 +37,7 @@ def home(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("MERPO_DATA_DIR", str(folder / "data"))
     patch.setenv("MERPO_CACHE_DIR", "off")
-    before = jax.config.values["jax_numpy_dtype_promotion"]
-    jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax, see test_cli_commands
-    yield folder
-    jax.config.update("jax_numpy_dtype_promotion", before)
+    yield
     patch.undo()
 
 
@@ -248,6 +223,8 @@ def test_the_board_says_how_far_it_is(pretended, tmp_path):
 
 @pytest.mark.parametrize("varied", [{}, {"alpha": [0.0, 0.5, "adaptive"]}, {"logs": [1, 2]}])
 def test_the_figure_has_a_panel_per_family_and_quality(pretended, tmp_path, monkeypatch, varied):
+    from matplotlib.figure import Figure
+
     drawn = []
 
     @contextlib.contextmanager
@@ -291,88 +268,3 @@ def test_the_page_of_results_is_made_from_the_files(pretended, tmp_path):
 def test_the_repositorys_page_says_what_its_results_say():
     root = Path(__file__).parents[1]
     assert (root / "docs" / "results.md").read_text() == results_page(root / "results"), "run: merpo results"
-
-
-@pytest.fixture(scope="module")
-def real(home):
-    """A tiny study from the command line, its MerPO as good as unlearned: what is stored of it is read and adapted."""
-
-    class Quick(merpo.MerPO):
-        def fit(self, tasks, *, checkpoint=None, report=None):
-            from merpo.data import Preparation
-
-            (seed,) = self.seeds
-            blank = unlearned(tasks.info, self.config, [seed])
-            ready = jax.tree.map(np.asarray, Preparation.fit(tasks))
-            scale = jax.tree.map(lambda x: x + np.float32(1.0), blank.scale)
-            learned = type(blank)(blank.meta_model, blank.meta_actor, blank.meta_critic, blank.context, scale, ready)
-            return merpo.Meta(learned, tasks.info, self.config, (seed,))
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(work_module, "MerPO", Quick)
-    (home / "real.toml").write_text(TINY)
-    assert main(["bench", str(home / "real.toml"), "--out", str(home / "real"), "--results", str(home / "r")]) == 0
-    yield home / "real"
-    patch.undo()
-
-
-def test_cells_hold_what_the_methods_return(real, home):
-    cells = {c.title: c for s in make_plan(make_study_of(home)) for c in s.cells}
-    with Folder.opened(real, make_study_of(home)) as folder:
-        read = {t.partition("  ")[2]: (folder.read(c), folder.time_of(c)) for t, c in cells.items()}
-    bc, timing = read["bc, 2 logged, seed 1"]
-    data = merpo.load("point-robot-wind/medium", episodes=2)
-    tests = list(data.test)[:2]
-    assert bc["tasks"] == [t.name for t in tests]
-    assert bc["behaviour"] == [t.returns().mean() for t in tests]
-    assert bc["expert"] == [t.reference["expert"] for t in tests]
-    assert bc["identity"]["config"]["bc_updates"] == 10
-    assert {"seconds", "cpu_seconds"} < set(timing)
-    assert {"cpu", "cores", "jax"} < set(timing["machine"])
-    assert "seconds" not in json.dumps(bc)  # what is never the same twice stands apart
-    # the clone of a whole learner's Meta is the clone that needed no learning
-    config = cells["point-robot-wind/medium  bc, 2 logged, seed 1"].config
-    whole = work_module.MerPO(config, seed=1).fit(data.train.__class__(data.info, tuple(data.train)[:3]))
-    from merpo.evaluation import evaluate_policies
-
-    ids = [40, 41]
-    again = evaluate_policies("point-robot-wind", whole.adapt_many(tests, "bc").act(1), ids, 1, 0)
-    assert bc["returns"] == again.tolist()
-    assert read["meta-policy, 2 logged, seed 0"][0]["returns"] != read["meta-policy, 2 logged, seed 1"][0]["returns"]
-    assert json.loads((home / "r" / "results.json").read_text())["groups"][0]["train_tasks"] == 3
-    assert (home / "r" / "figure.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def make_study_of(home):
-    from merpo.bench import read_study
-
-    return read_study(home / "real.toml")
-
-
-def test_order_of_work_does_not_change_a_cell(real, home):
-    study = make_study_of(home)
-    with Folder.opened(real, study) as folder:
-        cells = [c for s in make_plan(study) for c in s.cells if s.method == "meta-policy"]
-        assert ordered(cells, folder) == cells  # nothing left to learn
-        shop = Workshop()
-        for cell in reversed(cells):
-            assert shop.cell(cell, folder.result(cell.fit).read_bytes()).content == folder.result(cell).read_bytes()
-
-
-def test_without_ray_it_says_how_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"needs ray.*pip install 'merpo\[ray\]'"):
-        run_study(make_study(GRID), tmp_path / "a", Board("s", io.StringIO()), workers=2)
-    with pytest.raises(ConfigError, match="workers=-1"):
-        run_study(make_study(GRID), tmp_path / "a", Board("s", io.StringIO()), workers=-1)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_two_workers_of_ray_make_the_same_cells(real, home, monkeypatch):
-    pytest.importorskip("ray")
-    monkeypatch.setenv("PYTHONPATH", str(Path(merpo.__file__).parents[1]))
-    study = make_study((BC := __import__("tomllib").loads(TINY)) | {"methods": ["bc"], "name": BC["name"]})
-    run_study(study, home / "ray", Board("s", io.StringIO()), workers=2)
-    made = contents(home / "ray")
-    assert len(made) == 2
-    assert made.items() <= contents(real).items()

@@ -27,7 +27,6 @@ EXTRAS = {
     "flatbuffers": "export",
     "tensorboardX": "tensorboard",
     "wandb": "wandb",
-    "ray": "ray",
 }
 """Which extra brings a package that may be missing."""
 
