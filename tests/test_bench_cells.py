@@ -22,6 +22,7 @@ from merpo.commands.bench import Board
 from merpo.data import Preparation
 from merpo.errors import ConfigError
 from merpo.evaluation import evaluate_policies
+from toys import filled
 
 pytest.importorskip("matplotlib")
 TINY = """
@@ -62,7 +63,7 @@ def real(home):
     class Quick(merpo.MerPO):
         def fit(self, tasks, *, checkpoint=None, report=None):
             (seed,) = self.seeds
-            blank = unlearned(tasks.info, self.config, [seed])
+            blank = filled(lambda _: unlearned(tasks.info, self.config, [seed]), seed)
             ready = jax.tree.map(np.asarray, Preparation.fit(tasks))
             scale = jax.tree.map(lambda x: x + np.float32(1.0), blank.scale)
             learned = type(blank)(blank.meta_model, blank.meta_actor, blank.meta_critic, blank.context, scale, ready)

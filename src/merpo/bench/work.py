@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from merpo.algorithms.pipeline import Learned
 from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.threads import cores
 from merpo.api import MerPO, Meta, PolicySet, unlearned
@@ -30,7 +32,8 @@ from merpo.tasks import family_of
 CELL_FORMAT, CELL_VERSION = "merpo-cell", 1
 START_SEED = 0
 """Seed of the simulated episodes' first states: the same for every cell."""
-Learned = Meta | ContextMeta
+Learner = Meta | ContextMeta
+"""What has been learned, ready to be given new tasks."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,14 @@ class Workshop:
     def __init__(self, every: float = 60.0) -> None:
         self._every = every
         self._models: tuple[Any, Any] | None = None
-        self._learned: tuple[str, Learned] | None = None
+        self._learned: tuple[str, Learner] | None = None
 
     def fit(self, fit: Fit, state: Path | None = None, report: Report = silent) -> Done:
         """Meta-train; with `state`, a folder, killed work is taken up from there."""
 
         def work(states: Checkpoints | None) -> bytes:
             train = fit.logs.load()
-            learned: Learned
+            learned: Learner
             if fit.learner == "merpo":
                 learned = MerPO(fit.config, seed=fit.seed).fit(train, checkpoint=states, report=report)
             else:
@@ -95,7 +98,7 @@ class Workshop:
 
         return _timed(work, None if state is None else Checkpoints(state, self._every))
 
-    def _taken(self, cell: Cell, content: bytes | None) -> Learned:
+    def _taken(self, cell: Cell, content: bytes | None) -> Learner:
         fit = cell.fit
         if fit is None:
             return units_only(cell)
@@ -106,7 +109,7 @@ class Workshop:
         return self._learned[1]
 
     def _policies(
-        self, cell: Cell, learned: Learned, tasks: Any, states: Checkpoints | None, report: Report
+        self, cell: Cell, learned: Learner, tasks: Any, states: Checkpoints | None, report: Report
     ) -> PolicySet:
         if isinstance(learned, ContextMeta):
             return learned.adapt_many(tasks)
@@ -122,14 +125,20 @@ class Workshop:
 
 
 def units_only(cell: Cell) -> Meta:
-    """What a learner of single tasks has from the training tasks: units and their scale. Nothing is learned."""
+    """What a learner of single tasks has from the training tasks: units and their scale. Nothing is learned, so the
+    networks are blank."""
     used = training_tasks(cell.train.load(), cell.config.rac.gamma, "error")
     ready = Preparation.fit(used)
     flat = [ready.task(t).transitions for t in used]
     scale = fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat))
-    blank = unlearned(used.info, cell.config, (cell.seed,))
-    learned = type(blank)(blank.meta_model, blank.meta_actor, blank.meta_critic, blank.context, scale, ready)
+    shapes = eqx.filter_eval_shape(lambda: unlearned(used.info, cell.config, (cell.seed,)))
+    blank = jax.tree.map(_zeros, shapes)
+    learned = Learned(blank.meta_model, blank.meta_actor, blank.meta_critic, blank.context, scale, ready)
     return Meta(learned, used.info, cell.config, (cell.seed,))
+
+
+def _zeros(x: Any) -> Any:
+    return jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
 
 
 def machine() -> dict[str, Any]:
@@ -159,14 +168,14 @@ def _timed(work: Callable[[Checkpoints | None], bytes], states: Checkpoints | No
     return Done(content, (json.dumps(timing, indent=1) + "\n").encode(), seconds)
 
 
-def _bytes_of(learned: Learned) -> bytes:
+def _bytes_of(learned: Learner) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "learned.safetensors"
         learned.save(path)
         return path.read_bytes()
 
 
-def _read(kind: type[Any], content: bytes, config: Any) -> Learned:
+def _read(kind: type[Any], content: bytes, config: Any) -> Learner:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "learned.safetensors"
         path.write_bytes(content)
