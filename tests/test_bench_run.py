@@ -151,8 +151,12 @@ def test_cells_are_known_by_settings_code_and_data(monkeypatch):
     assert not hashes(starts=2) & known
     focal = {c.hash for s in make_plan(make_study(GRID)) if s.method == "focal" for c in s.cells}
     assert known - hashes(settings={"focal": {"context.latent": 3}}) == focal
-    monkeypatch.setattr("merpo.bench.plan.code_version", lambda: code_version() + "x")
-    assert not hashes() & known
+    for name, other in (("code_version", lambda: code_version() + "x"), ("_content_hash", lambda logs: "other bytes")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"merpo.bench.plan.{name}", other)
+            assert not hashes() & known
+            fits = {c.fit.hash for s in make_plan(make_study(GRID)) for c in s.cells if c.fit}
+        assert not fits & {c.fit.hash for s in make_plan(make_study(GRID)) for c in s.cells if c.fit}
 
 
 def test_rows_have_the_statistics_of_their_cells(pretended, tmp_path):
