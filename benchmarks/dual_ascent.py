@@ -23,8 +23,7 @@ import numpy as np
 
 import merpo
 from merpo.algorithms.presets import default_config
-from merpo.commands.evaluate import task_id
-from merpo.evaluation import evaluate_policies
+from merpo.evaluation import evaluate_policies, task_id
 from merpo.files import write_atomic
 from merpo.tasks import get_family
 

@@ -21,11 +21,10 @@ import merpo
 from merpo import rivals
 from merpo.algorithms.presets import default_config
 from merpo.api import METHODS
-from merpo.commands.evaluate import task_id
 from merpo.commands.quickstart import QUALITY, TRAIN_TASKS
 from merpo.commands.session import use_compilation_cache
 from merpo.data import TaskSet
-from merpo.evaluation import Protocol, Results, evaluate_policies, summarise
+from merpo.evaluation import Protocol, Results, evaluate_policies, summarise, task_id
 from merpo.report import load_results, markdown_table, save_results
 from merpo.runs import versions, write_atomic
 from merpo.tasks import family_of, generate

@@ -28,6 +28,7 @@ OUTSIDE_CORE = [
     "onnxruntime",
     "tensorboardX",
     "wandb",
+    "ray",
     "merpo.tasks",
 ]
 

@@ -356,21 +356,8 @@ class Meta:
         """What `save` wrote; with `config`, ConfigError if the file belongs to another configuration."""
         head = read_head(path, META_KIND)
         stored, info, seeds = head.config, head.info, head.seeds
-
-        def make() -> Learned:
-            keys = jax.random.split(jax.random.key(0), len(seeds))
-            models = jax.vmap(lambda k: Ensemble.init(k, info.obs_dim, info.act_dim, stored.dynamics))(keys)
-            actor, critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, stored.rac, stored.context))(
-                keys
-            )
-            context = jax.vmap(lambda _: Context.like(info.obs_dim, info.act_dim, stored.context))(
-                jnp.arange(len(seeds))
-            )
-            out, obs = jnp.zeros(info.obs_dim + 1, jnp.float32), jnp.zeros(info.obs_dim, jnp.float32)
-            scale = TargetScale(out, out, obs, obs)
-            return Learned(models, actor, critic, context, scale, Preparation.like(info.obs_dim, info.act_dim))
-
-        learned, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config or stored)
+        like = eqx.filter_eval_shape(lambda: unlearned(info, stored, seeds))
+        learned, _ = load_checkpoint(Path(path), like, config or stored)
         return Meta(learned, info, stored, seeds)
 
     def only(self, seed: int) -> Meta:
@@ -389,6 +376,17 @@ class Meta:
 
     def _checked(self, tasks: TaskSet | Sequence[TaskData]) -> list[TaskData]:
         return checked_tasks(tasks, self.info)
+
+
+def unlearned(info: SetInfo, config: MerPOConfig, seeds: Sequence[int]) -> Learned:
+    """What meta-training would leave, its networks as they begin and its units empty: shapes to load into."""
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    models = jax.vmap(lambda k: Ensemble.init(k, info.obs_dim, info.act_dim, config.dynamics))(keys)
+    actor, critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, config.rac, config.context))(keys)
+    context = jax.vmap(lambda _: Context.like(info.obs_dim, info.act_dim, config.context))(jnp.arange(len(seeds)))
+    out, obs = jnp.zeros(info.obs_dim + 1, jnp.float32), jnp.zeros(info.obs_dim, jnp.float32)
+    scale = TargetScale(out, out, obs, obs)
+    return Learned(models, actor, critic, context, scale, Preparation.like(info.obs_dim, info.act_dim))
 
 
 class MerPO:

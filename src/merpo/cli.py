@@ -85,12 +85,14 @@ def _run(args: list[str]) -> None:
 
     from merpo.commands.adapt import Adapt, run_adapt
     from merpo.commands.behaviour import Behaviour, run_behaviour
+    from merpo.commands.bench import Bench, run_bench
     from merpo.commands.compare import Compare, run_compare
     from merpo.commands.data import Data, run_data
     from merpo.commands.evaluate import Evaluate, run_evaluate
     from merpo.commands.export import Export, run_export
     from merpo.commands.quickstart import Quickstart, run_quickstart
     from merpo.commands.report import Report, run_report
+    from merpo.commands.results import ResultsPage, run_results
     from merpo.commands.session import use_compilation_cache
     from merpo.commands.theory import Theory, run_theory
     from merpo.commands.track import Track, run_track
@@ -106,6 +108,8 @@ def _run(args: list[str]) -> None:
         Track: run_track,
         Data: run_data,
         Behaviour: run_behaviour,
+        Bench: run_bench,
+        ResultsPage: run_results,
         Quickstart: run_quickstart,
         Theory: run_theory,
     }
@@ -119,6 +123,8 @@ def _run(args: list[str]) -> None:
         | Annotated[Track, tyro.conf.subcommand("track")]
         | Annotated[Data, tyro.conf.subcommand("data")]
         | Annotated[Behaviour, tyro.conf.subcommand("behaviour")]
+        | Annotated[Bench, tyro.conf.subcommand("bench")]
+        | Annotated[ResultsPage, tyro.conf.subcommand("results")]
         | Annotated[Quickstart, tyro.conf.subcommand("quickstart")]
         | Annotated[Theory, tyro.conf.subcommand("theory")]
     )

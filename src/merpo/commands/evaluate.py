@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ def evaluate(
     policies: Mapping[str, merpo.PolicySet], tasks: TaskSet, folder: Path, episodes: int, seed: int, watch: Stopwatch
 ) -> Results:
     """Returns [seed, task, episode] of every method, with the logged behaviour, references and protocol."""
-    from merpo.evaluation import Results, evaluate_policies
+    from merpo.evaluation import Results, evaluate_policies, task_id
     from merpo.tasks import families, family_of
 
     if tasks.info.family not in families():
@@ -106,16 +105,6 @@ def evaluate(
         random=np.asarray([t.reference["random"] for t in tasks], np.float64) if known else None,
         expert=np.asarray([t.reference["expert"] for t in tasks], np.float64) if known else None,
     )
-
-
-def task_id(name: str) -> int:
-    """The family's number of a task: 7 for `task-007` and `task-007-test`."""
-    found = re.fullmatch(r"task-(\d+)(-train|-test)?", name)
-    if found is None:
-        raise ConfigError(
-            f"task={name!r}: expected a generated task's name such as 'task-007', to know what to simulate."
-        )
-    return int(found.group(1))
 
 
 def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> Protocol:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merpo.commands.adapt import adapt
-from merpo.commands.evaluate import evaluate, task_id, write
+from merpo.commands.evaluate import evaluate, write
 from merpo.commands.record import DEFAULT_METHODS, DataRef
 from merpo.commands.session import Stopwatch, emphasise, say
 from merpo.commands.stages import Report, Stages
 from merpo.commands.traces import goal_of, paths, positions
 from merpo.commands.train import read_settings, train
-from merpo.evaluation import BEHAVIOUR, META
+from merpo.evaluation import BEHAVIOUR, META, task_id
 
 if TYPE_CHECKING:
     import merpo

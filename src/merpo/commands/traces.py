@@ -38,7 +38,7 @@ def goal_of(task: TaskData) -> list[float]:
 
 def traces(tasks: TaskSet, policies: Mapping[str, merpo.PolicySet]) -> Traces:
     """Some logged episodes beside one simulated episode of each policy's first seed, on a few of the tasks."""
-    from merpo.commands.evaluate import task_id
+    from merpo.evaluation import task_id
     from merpo.tasks import families, family_of
 
     chosen = np.unique(np.linspace(0, len(tasks) - 1, min(TASKS, len(tasks))).round().astype(int)).tolist()

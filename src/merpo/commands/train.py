@@ -231,7 +231,7 @@ def rival_settings(info: SetInfo, options: Train) -> Any:
     are MerPO's."""
     from merpo.algorithms.presets import default_config
     from merpo.algorithms.rivals.contextual import CONTEXT, budgeted
-    from merpo.runs import from_json, to_json
+    from merpo.runs import from_json, merged, to_json
 
     if options.method not in CONTEXT:
         raise ConfigError(f"method={options.method!r}: expected merpo or any of {', '.join(CONTEXT)}.")
@@ -240,17 +240,17 @@ def rival_settings(info: SetInfo, options: Train) -> Any:
             raise ConfigError(f"{name} is a setting of merpo, not of method={options.method!r}: use --config instead.")
     config = budgeted(options.method, default_config(info))
     path = options.config
-    return config if path is None else from_json(type(config), _merge(to_json(config), _read_file(path)))
+    return config if path is None else from_json(type(config), merged(to_json(config), _read_file(path)))
 
 
 def read_settings(info: SetInfo, path: Path | None) -> MerPOConfig:
     """The defaults for the data, with the settings of a JSON file in their place."""
     from merpo.algorithms.merpo import MerPOConfig
     from merpo.algorithms.presets import default_config
-    from merpo.runs import from_json, to_json
+    from merpo.runs import from_json, merged, to_json
 
     config = default_config(info)
-    return config if path is None else from_json(MerPOConfig, _merge(to_json(config), _read_file(path)))
+    return config if path is None else from_json(MerPOConfig, merged(to_json(config), _read_file(path)))
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -265,11 +265,3 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f'config={str(path)!r}: expected an object of settings, e.g. {{"train_updates": 2000}}.')
     return content
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in changes.items():
-        old = merged.get(name)
-        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged

@@ -10,7 +10,7 @@ from merpo.evaluation.offpolicy import (
     fitted_q,
     importance_sampling,
 )
-from merpo.evaluation.simulate import evaluate_policies
+from merpo.evaluation.simulate import evaluate_policies, task_id
 from merpo.evaluation.statistics import (
     Interval,
     bootstrap_interval,
@@ -59,4 +59,5 @@ __all__ = [
     "results_to_json",
     "rollouts",
     "summarise",
+    "task_id",
 ]

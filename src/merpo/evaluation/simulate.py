@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,3 +46,13 @@ def evaluate_policies(
             "finite number. The simulation diverged; look at the actions of the policy."
         )
     return returns
+
+
+def task_id(name: str) -> int:
+    """The family's number of a task: 7 for `task-007` and `task-007-test`."""
+    found = re.fullmatch(r"task-(\d+)(-train|-test)?", name)
+    if found is None:
+        raise ConfigError(
+            f"task={name!r}: expected a generated task's name such as 'task-007', to know what to simulate."
+        )
+    return int(found.group(1))

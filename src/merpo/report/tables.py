@@ -49,13 +49,13 @@ def print_comparison(c: Comparison, stream: Any = None) -> None:
 
     console = Console(file=sys.stdout if stream is None else stream)
     split = "[" if console.width >= _WIDE else "\n["
-    table = Table(title=f"{c.family}: {c.method} on {_count(len(c.tasks), 'common task')}", title_justify="left")
+    table = Table(title=f"{c.family}: {c.method} on {counted(len(c.tasks), 'common task')}", title_justify="left")
     for i, heading in enumerate(("run", "mean return", "score (IQM)", "> data", "seeds")):
         table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i > 0)
     best = max(c.runs, key=lambda r: r.mean.value).run
     for r in c.runs:
-        score = "" if r.iqm is None else _interval(r.iqm, 2)
-        cells = (r.run, _interval(r.mean, _digits(r.mean)), score, _share(r.above_behaviour), str(r.seeds))
+        score = "" if r.iqm is None else interval_text(r.iqm, 2)
+        cells = (r.run, interval_text(r.mean, digits(r.mean)), score, _share(r.above_behaviour), str(r.seeds))
         # rich would read a bracket as markup
         table.add_row(*(Text(x.replace("[", split)) for x in cells), style="bold" if r.run == best else None)
     console.print(table)
@@ -64,7 +64,7 @@ def print_comparison(c: Comparison, stream: Any = None) -> None:
     for r in c.runs:
         pairs.add_column(Text(r.run), justify="right")
     for r, line in zip(c.runs, c.better, strict=True):
-        odds = tuple("." if v is None else _interval(v, 2).replace(" [", "\n[") for v in line)
+        odds = tuple("." if v is None else interval_text(v, 2).replace(" [", "\n[") for v in line)
         pairs.add_row(Text(r.run), *(Text(x) for x in odds))
     console.print(pairs)
     confidence = f"{100 * c.runs[0].mean.confidence:g} %"
@@ -108,20 +108,21 @@ def _cells(row: Row) -> tuple[str, ...]:
     better = "" if row.improvement is None else f"{row.improvement.value:.2f}"
     return (
         row.method,
-        _interval(row.mean, _digits(row.mean)),
-        "" if row.iqm is None else _interval(row.iqm, 2),
+        interval_text(row.mean, digits(row.mean)),
+        "" if row.iqm is None else interval_text(row.iqm, 2),
         _share(row.at_least_behaviour),
         _share(row.above_meta),
         better,
     )
 
 
-def _interval(x: Interval, digits: int) -> str:
-    value = f"{x.value:.{digits}f}"
-    return value if math.isnan(x.low) else f"{value} [{x.low:.{digits}f}, {x.high:.{digits}f}]"
+def interval_text(x: Interval, places: int) -> str:
+    """The estimate and its interval with so many decimals; a given number alone."""
+    value = f"{x.value:.{places}f}"
+    return value if math.isnan(x.low) else f"{value} [{x.low:.{places}f}, {x.high:.{places}f}]"
 
 
-def _digits(x: Interval) -> int:
+def digits(x: Interval) -> int:
     """Enough decimals to tell the ends of an interval apart, without noise: 1287 but -4.97."""
     size = abs(x.value)
     return 0 if size >= 1000 else 1 if size >= 100 else 2
@@ -137,10 +138,11 @@ def _best(rows: Sequence[Row]) -> str:
 
 def _title(results: Results) -> str:
     seeds, tasks = len(results.protocol.seeds), len(results.tasks)
-    return f"{results.family}/{results.quality}: {_count(tasks, 'test task')}, {_count(seeds, 'seed')}"
+    return f"{results.family}/{results.quality}: {counted(tasks, 'test task')}, {counted(seeds, 'seed')}"
 
 
-def _count(n: int, noun: str) -> str:
+def counted(n: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
@@ -149,7 +151,7 @@ def _footnote(p: Protocol, rows: Sequence[Row]) -> str:
         f"context {p.context}",
         f"policy {p.policy}",
         f"checkpoint {p.checkpoint}",
-        f"{_count(p.episodes, 'episode')} per task and seed",
+        f"{counted(p.episodes, 'episode')} per task and seed",
         f"physics {p.physics}",
         p.precision,
         *([p.budget] if p.budget else []),

@@ -2,7 +2,7 @@
 
 from merpo.files import write_atomic
 from merpo.runs.checkpoint import fingerprint, load_checkpoint, read_meta, save_checkpoint
-from merpo.runs.config import config_hash, diff, from_json, to_json
+from merpo.runs.config import config_hash, diff, from_json, merged, to_json
 from merpo.runs.folder import STATE, RunFolder, read_config, read_metrics, versions
 from merpo.runs.lock import locked
 from merpo.runs.progress import Progress
@@ -20,6 +20,7 @@ __all__ = [
     "keeping",
     "load_checkpoint",
     "locked",
+    "merged",
     "read_config",
     "read_meta",
     "read_metrics",
