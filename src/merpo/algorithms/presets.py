@@ -46,7 +46,7 @@ SMALL = MerPOConfig(
         group=10,
     ),
     train_updates=1200,
-    adapt_updates=2000,
+    adapt_updates=3000,
     bc_updates=1000,
     meta_steps=10,
     context=2,
