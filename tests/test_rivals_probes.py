@@ -78,10 +78,10 @@ def test_a_seed_alone_is_the_seed_among_others_and_shapes_compile_once():
     tasks = [bandit(str(i), 0.1 * i, i, rows=20) for i in range(2)]
     preparation = Preparation.fit(TaskSet(INFO, tuple(tasks)))
     data = stack([preparation.task(t) for t in tasks])
-    algorithm, config = adapt.IQL, adapt.IQLConfig(hidden=(4,), batch=4, updates=20)
+    algorithm, config = adapt.TD3BC, adapt.TD3BCConfig(hidden=(4,), batch=4, updates=20)
 
     def policies(seeds, group=1):
-        return run(algorithm, data, every_job(seeds, 2), 1, 1, 0.9, config, group, "iql")[0]
+        return run(algorithm, data, every_job(seeds, 2), 1, 1, 0.9, config, group, "td3+bc")[0]
 
     before = chunk._cache_size()
     whole = policies((3, 5))

@@ -15,6 +15,7 @@ import tyro
 from merpo.commands.record import METHODS, DataRef, RunRecord, load_data, pick_tasks, read_record, run_config
 from merpo.commands.session import Stopwatch, say
 from merpo.errors import ConfigError, StorageError
+from merpo.files import storage_error
 
 if TYPE_CHECKING:
     import merpo
@@ -143,11 +144,16 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
 
 
 def write(results: Results, folder: Path, extra: Path | None, figure: bool) -> None:
-    """`results.json`, `results.md` and `returns.png` in the run folder; the first two also at `extra`."""
+    """`results.json`, `results.md` and `returns.png` in the run folder; the first two at `extra` too."""
     from merpo.evaluation import summarise
     from merpo.report import markdown_table, returns_figure, save_results
     from merpo.runs import write_atomic
 
+    if extra:
+        try:
+            extra.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, extra.parent, "make") from error
     rows = summarise(results)
     for path in (folder / "results.json", *([extra] if extra else [])):
         save_results(path, results)
