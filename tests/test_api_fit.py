@@ -1,6 +1,7 @@
 """The front door: fit, adapt, act, save and load, on generated point-robot logs and on logs of one's own."""
 
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -45,8 +46,11 @@ TINY = MerPOConfig(
 )  # fmt: skip
 
 
+pytestmark = pytest.mark.usefixtures("whole_commands")
+
+
 @pytest.fixture(scope="module")
-def data():
+def data(whole_commands):
     """A point-robot set cut down to three training and two test tasks."""
     whole = merpo.tasks.generate("point-robot-wind", "medium", episodes=3, seed=0)
     return replace(whole, tasks=(*whole.train.tasks[:3], *whole.test.tasks[:2]))
@@ -408,7 +412,8 @@ def test_a_killed_process_is_resumed_by_another(fitted, data, tmp_path):
         "merpo.MerPO(TINY, seeds=(3, 5)).fit(data, checkpoint=sys.argv[2])\n"
     )
     args = [sys.executable, "-c", code, Path(__file__).parent, tmp_path / "s"]
-    done = subprocess.run(args, capture_output=True, text=True)
+    same = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as `whole_commands` has it here
+    done = subprocess.run(args, capture_output=True, text=True, env=os.environ | same)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert list((tmp_path / "s").glob(".meta-model-*.tmp"))
     again = merpo.MerPO(TINY, seeds=(3, 5)).fit(data.train, checkpoint=tmp_path / "s")

@@ -21,12 +21,14 @@ from merpo.algorithms.rac import Weights
 from merpo.cli import main
 from merpo.commands.adapt import Adapt
 from merpo.commands.behaviour import Behaviour
+from merpo.commands.bench import Bench
 from merpo.commands.compare import Compare
 from merpo.commands.data import Data
 from merpo.commands.evaluate import Evaluate
 from merpo.commands.export import Export
 from merpo.commands.quickstart import Quickstart
 from merpo.commands.report import Report
+from merpo.commands.results import ResultsPage
 from merpo.commands.theory import Theory
 from merpo.commands.track import Track
 from merpo.commands.train import Train
@@ -38,7 +40,21 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 pytestmark = pytest.mark.usefixtures("whole_commands")
 
-COMMANDS = (Adapt, Behaviour, Compare, Data, Evaluate, Export, Quickstart, Report, Theory, Track, Train)
+COMMANDS = (
+    Adapt,
+    Behaviour,
+    Bench,
+    Compare,
+    Data,
+    Evaluate,
+    Export,
+    Quickstart,
+    Report,
+    ResultsPage,
+    Theory,
+    Track,
+    Train,
+)
 PARTS = ("rac", "dynamics")
 KEY = jax.random.key(0)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -190,7 +206,7 @@ def options_of(command):
 
 
 def test_commands_on_the_pages_have_the_options_that_stand_there():
-    known = {one.__name__.lower(): options_of(one) for one in COMMANDS}
+    known = {one.__name__.lower().removesuffix("page"): options_of(one) for one in COMMANDS}
     assert {"choose-alpha", "certify"} <= known["adapt"]
     assert {"mapping", "physics"} <= known["data"]
     lines = []
