@@ -4,6 +4,7 @@ JAX fixes its devices when it starts, so each case is a process of its own: a CP
 processes that meet on the loopback. Compilers are told not to optimise: compiling is nearly all that these runs do.
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -65,8 +66,21 @@ assert set(calls) == {3}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Run folders `one`, `three` and `two` with what the processes printed, by name."""
-    folder = tmp_path_factory.mktemp("devices")
+    """Run folders `one`, `three` and `two` with what the processes printed, by name; made once for all test workers."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        return _make_runs(tmp_path_factory.mktemp("devices"))
+    folder = tmp_path_factory.getbasetemp().parent / f"devices-{run}"
+    printed = folder / "printed.json"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            folder.mkdir(exist_ok=True)
+            printed.write_text(json.dumps(_make_runs(folder)[1]))
+    return folder, json.loads(printed.read_text())
+
+
+def _make_runs(folder):
     logs = [linear_task(f"task-{i}", 3 + i, seed=i, push=0.2 * (i + 1)) for i in range(TRAIN)]
     logs += [linear_task(f"new-{i}", 3, seed=9 + i, push=0.3 * (i + 1), split="test") for i in range(TEST)]
     storage.save(TaskSet(linear_info(), tuple(logs)), "linear/toy", folder / "data")
