@@ -13,19 +13,17 @@ import argparse
 import hashlib
 import importlib.util
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from kills import busy, children
+from kills import busy, killed_often, undisturbed, workplace
 
 from merpo.files import write_atomic
 from merpo.runs import versions
@@ -111,39 +109,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/bench/kills.json"))
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    work = Path(tempfile.mkdtemp(prefix="merpo-bench-kills-"))
-    os.environ |= {
-        "MERPO_DATA_DIR": str(work / "data"),
-        "JAX_COMPILATION_CACHE_DIR": str(work / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # so that lives are short
-    }
+    work = workplace("bench-kills")
     (work / "kills.toml").write_text(STUDY)
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "check": True}
-    subprocess.run(command(work / "undisturbed"), **quiet)
-    expected = hashes(work / "undisturbed")
-    begin = children()
-    subprocess.run(command(work / "timed"), **quiet)  # the compiled functions are cached now
-    life = children() - begin
-    assert hashes(work / "timed") == expected, "two undisturbed runs differ"
+    expected, life = undisturbed(work, command, hashes)
 
-    kills: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
-    while len(kills) < options.kills or runs[-1]["identical"] is None:
-        if not runs or runs[-1]["identical"] is not None:
-            runs.append({"kills": 0, "identical": None})
-        folder = work / f"run-{len(runs)}"
-        # the last run is seen through to its end
-        kill = one_life(folder, rng.uniform(0.0, life) if len(kills) < options.kills else 1e9)
-        if kill is None:
-            runs[-1]["identical"] = hashes(folder) == expected
-            shutil.rmtree(folder)
-        else:
-            kills.append(kill)
-            runs[-1]["kills"] += 1
-        print(f"{len(kills)} kills, {len(runs)} runs: {kill or runs[-1]}", flush=True)
+    def live(folder: Path, i: int | None) -> dict[str, Any] | None:
+        return one_life(folder, 1e9 if i is None else rng.uniform(0.0, life))
+
+    *_, (kills, runs) = killed_often(options.kills, work, live, lambda folder: hashes(folder) == expected)
     on_ray = None
     if importlib.util.find_spec("ray"):
-        subprocess.run(command(work / "ray", "--workers", "2"), **quiet)
+        subprocess.run(command(work / "ray", "--workers", "2"), stdout=subprocess.DEVNULL, check=True)
         on_ray = hashes(work / "ray") == expected
     summary = {
         "kills": len(kills),

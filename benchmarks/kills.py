@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,56 @@ def children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def workplace(name: str) -> Path:
+    """A new folder with the data and the compiled functions of what is run in it, so that lives are short."""
+    work = Path(tempfile.mkdtemp(prefix=f"merpo-{name}-"))
+    os.environ |= {
+        "MERPO_DATA_DIR": str(work / "data"),
+        "JAX_COMPILATION_CACHE_DIR": str(work / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return work
+
+
+def undisturbed(
+    work: Path, command: Callable[..., list[str]], hashes: Callable[[Path], dict[str, str]]
+) -> tuple[dict[str, str], float]:
+    """What an undisturbed run leaves, and its life in processor seconds once all functions are compiled."""
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "check": True}
+    subprocess.run(command(work / "undisturbed"), **quiet)
+    expected = hashes(work / "undisturbed")
+    begin = children()
+    subprocess.run(command(work / "timed"), **quiet)
+    life = children() - begin
+    assert hashes(work / "timed") == expected, "two undisturbed runs differ"
+    return expected, life
+
+
+def killed_often(
+    count: int, work: Path, one_life: Callable[[Path, int | None], dict[str, Any] | None], same: Callable[[Path], bool]
+) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Kills and runs so far, after every life: `count` kills, and the last run seen through to its end.
+
+    `one_life(folder, i)` lives until the i-th kill (None: to the end) and returns what there is to say of the kill, or
+    None for a run that is whole; `same(folder)` compares it with the undisturbed one.
+    """
+    kills: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    while len(kills) < count or runs[-1]["identical"] is None:
+        if not runs or runs[-1]["identical"] is not None:
+            runs.append({"kills": 0, "identical": None})
+        folder = work / f"run-{len(runs)}"
+        kill = one_life(folder, len(kills) if len(kills) < count else None)
+        if kill is None:
+            runs[-1]["identical"] = same(folder)
+            shutil.rmtree(folder)
+        else:
+            kills.append(kill)
+            runs[-1]["kills"] += 1
+        print(f"{len(kills)} kills, {len(runs)} runs: {kill or runs[-1]}", flush=True)
+        yield kills, runs
+
+
 def main() -> None:
     """Run the kills and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,37 +198,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/resume/kills.json"))
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    work = Path(tempfile.mkdtemp(prefix="merpo-kills-"))
-    os.environ |= {
-        "MERPO_DATA_DIR": str(work / "data"),
-        "JAX_COMPILATION_CACHE_DIR": str(work / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # so that lives are short
-    }
+    work = workplace("kills")
     (work / "settings.json").write_text(json.dumps(SETTINGS))
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "check": True}
-    subprocess.run(command(work / "undisturbed"), **quiet)
-    expected = hashes(work / "undisturbed")
-    begin = children()
-    subprocess.run(command(work / "timed"), **quiet)  # the compiled functions are cached now
-    life = children() - begin
-    assert hashes(work / "timed") == expected, "two undisturbed runs differ"
+    expected, life = undisturbed(work, command, hashes)
 
-    kills: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
-    # the last run is seen through to its end as well
-    while len(kills) < options.kills or runs[-1]["identical"] is None:
-        if not runs or runs[-1]["identical"] is not None:
-            runs.append({"kills": 0, "identical": None})
-        folder = work / f"run-{len(runs)}"
-        enough = len(kills) >= options.kills
-        kill = one_life(folder, "any", 1e9, rng) if enough else one_life(folder, KINDS[len(kills) % 3], life, rng)
-        if kill is None:
-            runs[-1]["identical"] = hashes(folder) == expected
-            shutil.rmtree(folder)
-        else:
-            kills.append(kill)
-            runs[-1]["kills"] += 1
-        print(f"{len(kills)} kills, {len(runs)} runs: {kill or runs[-1]}", flush=True)
+    def live(folder: Path, i: int | None) -> dict[str, Any] | None:
+        return one_life(folder, "any", 1e9, rng) if i is None else one_life(folder, KINDS[i % 3], life, rng)
+
+    for kills, runs in killed_often(options.kills, work, live, lambda folder: hashes(folder) == expected):
         finished = [r for r in runs if r["identical"] is not None]
         summary = {
             "kills": len(kills),

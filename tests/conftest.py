@@ -23,6 +23,17 @@ def key():
 
 
 @pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder of the module's own, with the data sets in it; no compilation cache."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MERPO_DATA_DIR", str(folder / "data"))
+        patch.setenv("MERPO_CACHE_DIR", "off")
+        patch.delenv("MERPO_DEBUG", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
 def whole_commands():
     """For modules that run whole commands on tiny settings: compilation is nearly all the time there is."""
     changes = {

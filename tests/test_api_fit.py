@@ -159,7 +159,7 @@ def test_meta_round_trip_adapts_bit_for_bit(fitted, adapted, data, tmp_path):
     with pytest.raises(ConfigError, match="configuration"):
         merpo.Meta.load(path, replace(TINY, rac=replace(TINY.rac, actor_hidden=(7,))))
     with pytest.raises(StorageError, match="kind"):
-        merpo.api.PolicySet.load(path)
+        merpo.PolicySet.load(path)
     content = path.read_bytes()
     for cut in (7, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:cut])
@@ -182,7 +182,7 @@ class Planted:
 def test_a_pickle_is_refused_unread(tmp_path):
     path, mark = tmp_path / "meta.safetensors", tmp_path / "executed"
     path.write_bytes(pickle.dumps(Planted(mark)))
-    for load in (merpo.Meta.load, merpo.api.PolicySet.load):
+    for load in (merpo.Meta.load, merpo.PolicySet.load):
         with pytest.raises(StorageError):
             load(path)
     assert not mark.exists()
@@ -191,7 +191,7 @@ def test_a_pickle_is_refused_unread(tmp_path):
 def test_policy_set_round_trip(adapted, data, tmp_path):
     path = tmp_path / "policies.safetensors"
     adapted.save(path)
-    loaded = merpo.api.PolicySet.load(path)
+    loaded = merpo.PolicySet.load(path)
     assert (loaded.method, loaded.tasks, loaded.seeds) == (adapted.method, adapted.tasks, adapted.seeds)
     obs = np.random.default_rng(0).normal(size=(5, 2))
     for task in range(2):

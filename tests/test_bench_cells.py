@@ -44,16 +44,11 @@ dynamics = { hidden = [4], members = 2, elites = 1, batch = 8, adapt_steps = 2, 
 
 
 @pytest.fixture(autouse=True, scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cells")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("MERPO_DATA_DIR", str(folder / "data"))
-    patch.setenv("MERPO_CACHE_DIR", "off")
+def promotion(home):
     before = jax.config.values["jax_numpy_dtype_promotion"]
     jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax, see test_cli_commands
-    yield folder
+    yield
     jax.config.update("jax_numpy_dtype_promotion", before)
-    patch.undo()
 
 
 @pytest.fixture(scope="module")

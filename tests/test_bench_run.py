@@ -31,14 +31,7 @@ GRID = {
 TIMING = b'{"seconds": 30.0, "cpu_seconds": 60.0, "machine": {"cpu": "Slow", "cores": 2, "jax": "9"}}'
 
 
-@pytest.fixture(autouse=True, scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("MERPO_DATA_DIR", str(folder / "data"))
-    patch.setenv("MERPO_CACHE_DIR", "off")
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("home")
 
 
 class Pretended:

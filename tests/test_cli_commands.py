@@ -48,16 +48,10 @@ SET = "point-robot-wind/medium"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, whole_commands):
-    """A data folder of its own, no compilation cache, and a file with tiny settings."""
-    folder = tmp_path_factory.mktemp("cli")
-    (folder / "tiny.json").write_text(json.dumps(TINY))
-    patch = pytest.MonkeyPatch()
-    patch.setenv("MERPO_DATA_DIR", str(folder / "data"))
-    patch.setenv("MERPO_CACHE_DIR", "off")
-    patch.delenv("MERPO_DEBUG", raising=False)
-    yield folder
-    patch.undo()
+def home(home, whole_commands):
+    """With a file of tiny settings."""
+    (home / "tiny.json").write_text(json.dumps(TINY))
+    return home
 
 
 def train(home, out, *more):

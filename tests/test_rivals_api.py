@@ -10,11 +10,12 @@ import pytest
 
 import merpo
 from merpo import ConfigError, StorageError, rivals
-from merpo.api import METHODS, PolicyTree
+from merpo.api import METHODS
 from merpo.cli import main
 from merpo.commands import record
 from merpo.data import Preparation
 from merpo.evaluation import results_from_json
+from merpo.policies import PolicyTree
 from merpo.runs import read_meta, save_checkpoint, to_json
 from rival_cases import tiny
 from test_api_fit import TINY

@@ -3,10 +3,11 @@
 from merpo import devices, distributed, rivals
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.rac import RACConfig
-from merpo.api import MerPO, Meta, Policy, PolicySet, load
+from merpo.api import MerPO, Meta, load
 from merpo.data import SetInfo, TaskData, TaskSet, Transitions, from_arrays
 from merpo.dynamics.ensemble import DynamicsConfig
 from merpo.errors import ConfigError, DataError, DivergenceError, MerpoError, StorageError, UnknownNameError
+from merpo.policies import Policy, PolicySet
 from merpo.runs import Checkpoints
 
 __version__ = "0.1.0"

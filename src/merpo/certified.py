@@ -18,8 +18,9 @@ from merpo.guarantee.certificate import Certificate, CertificateConfig, certify,
 
 if TYPE_CHECKING:
     from merpo.algorithms.merpo import MerPOConfig
-    from merpo.api import Meta, PolicySet
+    from merpo.api import Meta
     from merpo.data import TaskData
+    from merpo.policies import PolicySet
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from merpo.errors import StorageError
 
@@ -58,6 +60,16 @@ def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_json(path: Path, advice: str) -> Any:
+    """What a JSON file holds. StorageError where it cannot be read or is no JSON, then with `advice`."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise storage_error(error, path, "read") from error
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{str(path)!r} is damaged: not JSON ({error}). {advice}") from error
 
 
 def storage_error(error: OSError, path: str | os.PathLike[str], action: str) -> StorageError:

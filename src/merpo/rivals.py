@@ -32,10 +32,10 @@ from merpo.algorithms.rivals.encoders import Conditioned
 from merpo.algorithms.rivals.iql import IQLConfig
 from merpo.algorithms.rivals.td3bc import TD3BCConfig
 from merpo.algorithms.rounds import Report, silent
-from merpo.api import Policy, PolicySet, PolicyTree
 from merpo.data import LogSummary, Preparation, SetInfo, TaskData, TaskSet
 from merpo.errors import ConfigError
 from merpo.inputs import checked_seeds, checked_tasks, training_tasks
+from merpo.policies import Policy, PolicySet, PolicyTree
 from merpo.runs import load_checkpoint, save_checkpoint, to_json
 from merpo.stored import LEARNER_KIND, read_head
 

@@ -21,7 +21,7 @@ from merpo.bench.plan import Cell, Fit
 from merpo.bench.study import Study
 from merpo.bench.work import CELL_FORMAT, CELL_VERSION, Done
 from merpo.errors import StorageError
-from merpo.files import storage_error, write_atomic
+from merpo.files import read_json, storage_error, write_atomic
 from merpo.runs import locked
 from merpo.runs.lock import LOCK, sweep
 
@@ -105,17 +105,8 @@ class Folder:
     def read(self, cell: Cell) -> dict[str, Any]:
         """A cell's result. StorageError if it was changed or damaged since it was written."""
         path = self.result(cell)
-        try:
-            content = json.loads(path.read_bytes())
-            sound = (content["format"], content["format_version"], content["hash"]) == (
-                CELL_FORMAT,
-                CELL_VERSION,
-                cell.hash,
-            )
-        except OSError as error:
-            raise storage_error(error, path, "read") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StorageError(f"{str(path)!r} is damaged ({error}). Delete it, and the cell is run again.") from error
-        if not sound:
+        content: dict[str, Any] = read_json(path, "Delete it, and the cell is run again.")
+        known = {"format": CELL_FORMAT, "format_version": CELL_VERSION, "hash": cell.hash}
+        if not isinstance(content, dict) or any(content.get(k) != v for k, v in known.items()):
             raise StorageError(f"{str(path)!r} is not the result of that cell. Delete it, and the cell is run again.")
         return content

@@ -19,12 +19,13 @@ import jax.numpy as jnp
 from merpo.algorithms.pipeline import Learned
 from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.threads import cores
-from merpo.api import MerPO, Meta, PolicySet, unlearned
+from merpo.api import MerPO, Meta, unlearned
 from merpo.bench.plan import Cell, Fit
 from merpo.data import Preparation
 from merpo.dynamics.ensemble import fit_scale
 from merpo.evaluation import evaluate_policies, task_id
 from merpo.inputs import training_tasks
+from merpo.policies import PolicySet
 from merpo.rivals import ContextLearner, ContextMeta
 from merpo.runs import Checkpoints, versions
 from merpo.tasks import family_of

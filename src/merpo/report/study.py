@@ -14,6 +14,7 @@ from merpo.errors import StorageError
 from merpo.evaluation import BEHAVIOUR, Interval
 from merpo.report.style import INK, colour, figure, label
 from merpo.report.tables import counted, digits, interval_text
+from merpo.runs import read_json
 
 FORMAT, FORMAT_VERSION = "merpo-study", 1
 RESULTS, TIMES, TABLE, FIGURE = "results.json", "times.json", "table.md", "figure.png"
@@ -31,12 +32,7 @@ COLUMNS = (
 
 def read_results(path: Path) -> dict[str, Any]:
     """A study's `results.json`. StorageError for a missing or damaged file, or another one."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise StorageError(f"Cannot read {str(path)!r}: {error.strerror}. Check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise StorageError(f"{str(path)!r} is damaged: not JSON ({error}). Run the study again.") from error
+    content: dict[str, Any] = read_json(path, "Run the study again.")
     if not is_study(content):
         raise StorageError(f"{str(path)!r} is not a study's results that this version of merpo reads.")
     return content

@@ -1,6 +1,6 @@
 """Configuration, checkpoints, run folders and logs: what a training run leaves on the disk."""
 
-from merpo.files import write_atomic
+from merpo.files import read_json, write_atomic
 from merpo.runs.checkpoint import fingerprint, load_checkpoint, read_meta, save_checkpoint
 from merpo.runs.config import config_hash, diff, from_json, merged, to_json
 from merpo.runs.folder import STATE, RunFolder, read_config, read_metrics, versions
@@ -22,6 +22,7 @@ __all__ = [
     "locked",
     "merged",
     "read_config",
+    "read_json",
     "read_meta",
     "read_metrics",
     "save_checkpoint",

@@ -27,7 +27,7 @@ from merpo.algorithms.keeper import FORGETFUL, Keeper, Together
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.data.types import SetInfo, TaskData
 from merpo.errors import ConfigError, DivergenceError, StorageError, VersionWarning
-from merpo.files import storage_error, write_atomic
+from merpo.files import read_json, storage_error, write_atomic
 from merpo.runs.checkpoint import fingerprint, load_checkpoint, read_meta, save_checkpoint
 from merpo.runs.config import diff, to_json
 from merpo.runs.folder import versions
@@ -225,16 +225,12 @@ def code_hash() -> str:
 
 
 def _read_work(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-        sound = content["format"] == FORMAT and all(isinstance(content[k], dict) for k in ("work", "versions"))
-        version = int(content["format_version"])
-    except OSError as error:
-        raise storage_error(error, path, "read") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StorageError(f"{str(path)!r} is damaged ({error}). Delete its folder to begin anew.") from error
-    if not sound:
+    content: dict[str, Any] = read_json(path, "Delete its folder to begin anew.")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise StorageError(f"{str(path)!r} is not a file that merpo wrote. Choose another folder.")
-    if version > FORMAT_VERSION:
+    kinds = {"work": dict, "versions": dict, "format_version": int}
+    if not all(isinstance(content.get(k), kind) for k, kind in kinds.items()):
+        raise StorageError(f"{str(path)!r} is damaged: it lacks a part. Delete its folder to begin anew.")
+    if (version := content["format_version"]) > FORMAT_VERSION:
         raise StorageError(f"{str(path)!r} has format {version}, expected at most {FORMAT_VERSION}. Update merpo.")
     return content
