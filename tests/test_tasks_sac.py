@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from merpo.errors import ConfigError, StorageError
-from merpo.tasks import SACConfig, get_family, sac, select_checkpoints, train_behaviour
+from merpo.tasks import SACConfig, get_family, own_agents, sac, select_checkpoints, shipped, train_behaviour
 from merpo.tasks.behaviour import reference_returns, shares, spread
 from merpo.tasks.policies import load_policy, save_policy
 
@@ -174,6 +174,47 @@ def test_resuming_continues(run, tmp_path):
     other = SACConfig(**{**SMALL.__dict__, "hidden": (32, 32)})
     with pytest.raises(StorageError, match="the configuration it was written with"):
         train_behaviour(GOAL, tmp_path, 1400, 0, other, resume=True)
+
+
+def test_a_run_on_one_task_is_that_tasks_and_ships_nothing(tmp_path):
+    records = train_behaviour(GOAL, tmp_path, 200, 0, SMALL, every=100, tasks=[7])
+    random, expert = (np.asarray(r)[7] for r in reference_returns(GOAL))
+    assert records[-1]["tasks"] == [7]
+    assert len(records[-1]["returns"]) == 1
+    assert (records[-1]["returns"][0] - random) / (expert - random) > 0.5
+    with pytest.raises(ConfigError, match="on all 100 tasks"):
+        select_checkpoints(tmp_path, tmp_path / "weights")
+    for wrong in ([], [3, 3], [100], [-1]):
+        with pytest.raises(ConfigError, match="different ids"):
+            train_behaviour(GOAL, tmp_path / "none", 200, tasks=wrong)
+    assert not (tmp_path / "none").exists()
+
+
+def test_own_agents_are_compared_on_the_same_starts(tmp_path):
+    from merpo.report.own_agents import commands, own_markdown
+
+    kept = shipped("hopper-params")
+    best = kept.qualities["expert"][0][0]
+    one = tmp_path / "one"
+    one.mkdir()
+    save_policy(one / "ckpt-000000640.safetensors", kept.policy(best))
+    record = {
+        "family": "hopper-params", "tasks": [20], "updates": 640, "env_steps": 800, "returns": [1.0], "mean_return": 1.0,
+        "seconds": 2.0, "seed": 3, "asked": 900, "every": 640,
+    }  # fmt: skip
+    (one / "ckpt-000000640.json").write_text(json.dumps(record))
+    (row,) = own_agents([one], episodes=4)
+    assert row["task"] == 20
+    assert row["own"] == row["expert"]
+    assert len(row["own"]) == 4
+    stored = {"runs": [row | {"own": [x + 50.0 for x in row["own"]]}]}
+    assert commands(stored) == [
+        "merpo behaviour train hopper-params --tasks 20 --out runs/hopper-params-20 --updates 900 --every 640 --seed 3"
+    ]
+    assert "| 50 [50, 50] |" in own_markdown(stored)
+    (one / "ckpt-000000640.json").write_text(json.dumps({k: v for k, v in record.items() if k != "tasks"}))
+    with pytest.raises(ConfigError, match="train --tasks"):
+        own_agents([one])
 
 
 def test_selection_writes_weights_and_index(run, tmp_path):

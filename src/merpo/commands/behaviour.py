@@ -1,4 +1,4 @@
-"""`merpo behaviour train | select | record | list`: the policies that log a family's data."""
+"""`merpo behaviour train | select | record | compare | list`: the policies that log a family's data."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class TrainBehaviour:
     """Updates between two checkpoints."""
     resume: bool = False
     """Go on from the learner stored in the folder."""
+    tasks: tuple[int, ...] = ()
+    """Train on these tasks alone, to see what an agent of their own reaches; default: all. See `compare`."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,16 @@ class RecordBehaviour:
 
 
 @dataclass(frozen=True)
+class CompareBehaviour:
+    """Compare agents that were trained on some tasks alone (train --tasks) with the shipped expert for all tasks."""
+
+    run_dirs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders that `merpo behaviour train --tasks` wrote."""
+    out: Path
+    """Folder of own_agents.json and own_agents.md."""
+
+
+@dataclass(frozen=True)
 class ListBehaviour:
     """Show the recorded returns of the shipped checkpoints."""
 
@@ -62,13 +74,14 @@ BehaviourCommand = (
     Annotated[TrainBehaviour, tyro.conf.subcommand("train")]
     | Annotated[SelectBehaviour, tyro.conf.subcommand("select")]
     | Annotated[RecordBehaviour, tyro.conf.subcommand("record")]
+    | Annotated[CompareBehaviour, tyro.conf.subcommand("compare")]
     | Annotated[ListBehaviour, tyro.conf.subcommand("list")]
 )
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Train, select, record and list the behaviour policies that log data."""
+    """Train, select, record, compare and list the behaviour policies that log data."""
 
     command: tyro.conf.OmitSubcommandPrefixes[BehaviourCommand]
 
@@ -82,6 +95,8 @@ def run_behaviour(options: Behaviour) -> None:
         _select(command)
     elif isinstance(command, RecordBehaviour):
         _record(command)
+    elif isinstance(command, CompareBehaviour):
+        _compare(command)
     else:
         _list()
 
@@ -99,7 +114,7 @@ def _train(options: TrainBehaviour) -> None:
 
         records = train_behaviour(
             family, options.out, options.updates, options.seed,
-            every=options.every, progress=progress, resume=options.resume,
+            every=options.every, progress=progress, resume=options.resume, tasks=options.tasks or None,
         )  # fmt: skip
     say(f"{len(records)} checkpoints in {options.out}; best mean return {max(r['mean_return'] for r in records):.1f}")
 
@@ -123,6 +138,20 @@ def _record(options: RecordBehaviour) -> None:
     write_atomic(path.with_suffix(".md"), behaviour_markdown(record))
     behaviour_figure(record, path.with_suffix(".png"))
     say(f"{len(record['checkpoints'])} checkpoints in {path}; beside it the table and the curve")
+
+
+def _compare(options: CompareBehaviour) -> None:
+    from merpo.report.own_agents import own_markdown
+    from merpo.runs import versions, write_atomic
+    from merpo.tasks import own_agents
+
+    runs = own_agents(options.run_dirs)
+    head = {"format": "merpo-own-agents", "format_version": 1}
+    record = head | {"runs": runs, "recorded_with": versions()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomic(options.out / "own_agents.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_atomic(options.out / "own_agents.md", own_markdown(record))
+    say(f"{len(runs)} agents in {options.out / 'own_agents.json'}; beside it the table")
 
 
 def summary(returns: list[float]) -> str:

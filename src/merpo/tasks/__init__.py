@@ -23,6 +23,7 @@ from merpo.tasks.behaviour import (
 from merpo.tasks.collect import env_specs, generate
 from merpo.tasks.family import QUALITIES, Act, Family, JaxPolicy, Rollout, Simulator
 from merpo.tasks.names import families, family_of, get_family
+from merpo.tasks.own import own_agents
 from merpo.tasks.record import training_record
 from merpo.tasks.replay import replay
 from merpo.tasks.sac import SACConfig
@@ -48,6 +49,7 @@ __all__ = [
     "generate",
     "get_family",
     "greedy_act",
+    "own_agents",
     "reference_returns",
     "replay",
     "select_checkpoints",

@@ -189,6 +189,11 @@ def select_checkpoints(run_dir: str | Path, dest: str | Path | None = None) -> d
     folder = Path(run_dir)
     records = training_checkpoints(folder)
     family = get_family(records[0]["family"])
+    if len(records[0]["returns"]) != family.num_tasks:
+        raise ConfigError(
+            f"run_dir={str(run_dir)!r}: expected a run on all {family.num_tasks} tasks of {family.name!r}, this one is"
+            f" on {records[0].get('tasks')}. Compare it with merpo behaviour compare, or train one without --tasks."
+        )
     best = max(records, key=lambda r: r["mean_return"])
     rising = [r for r in records if r["updates"] <= best["updates"]]
     if len(rising) < MIXED_COUNT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,16 @@ EVAL_SEED = 982_451
 
 
 class Collector:
-    """Steps all environments in lock-step and cuts the experience into blocks of `env_steps` steps."""
+    """Steps all environments in lock-step and cuts the experience into blocks of `env_steps` steps.
 
-    def __init__(self, family: Family, config: sac.SACConfig, seed: int):
+    A block's `task` counts within `tasks`, the ids dealt out to the environments in turn.
+    """
+
+    def __init__(self, family: Family, config: sac.SACConfig, seed: int, tasks: Sequence[int]):
         self.family, self.config, self.seed = family, config, seed
         self.simulator = family.simulator
-        self.tasks = np.arange(config.envs) % family.num_tasks
+        self.which = np.arange(config.envs, dtype=np.int32) % len(tasks)
+        self.tasks = np.asarray(tasks)[self.which]
         self.vectors = family.task_vectors[self.tasks].astype(np.float32)
         self.scale = np.asarray(family.obs_scale, np.float32)
         self.rng = np.random.default_rng([seed, config.envs])
@@ -89,7 +93,7 @@ class Collector:
                 "extra": extra.astype(np.float32),
                 "terminated": terminated,
                 "last": last,
-                "task": self.tasks.astype(np.int32),
+                "task": self.which,
             }
             for name, value in row.items():
                 columns.setdefault(name, []).append(value)
@@ -98,15 +102,17 @@ class Collector:
         return {name: jnp.asarray(np.stack(value)) for name, value in columns.items()}
 
 
-def eval_episodes(family: Family) -> int:
+def eval_episodes(tasks: int) -> int:
     """Episodes per task of an evaluation during training."""
-    return max(2, min(EVAL_EPISODES, EVAL_ROWS // family.num_tasks))
+    return max(2, min(EVAL_EPISODES, EVAL_ROWS // tasks))
 
 
-def deterministic_returns(family: Family, policy: Policy, episodes: int, seed: int) -> list[float]:
-    """Mean undiscounted return per task of the policy's deterministic action, `tanh(mean)`."""
-    tasks = tuple(range(family.num_tasks))
-    run = family.rollout(mode_act(family, policy, tasks), tasks, episodes, seed)
+def deterministic_returns(
+    family: Family, policy: Policy, episodes: int, seed: int, tasks: Sequence[int] | None = None
+) -> list[float]:
+    """Mean undiscounted return per task (all, or `tasks`) of the policy's deterministic action, `tanh(mean)`."""
+    ids = tuple(range(family.num_tasks)) if tasks is None else tuple(tasks)
+    run = family.rollout(mode_act(family, policy, ids), ids, episodes, seed)
     return [float(r) for r in run.returns.mean(axis=1)]
 
 
@@ -120,8 +126,11 @@ def train_behaviour(
     marks: tuple[float, ...] = (),
     progress: Progress | None = None,
     resume: bool = False,
+    tasks: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Train one privileged SAC agent on all tasks of `family` at once; save checkpoints in the folder `out`.
+
+    `tasks`: on these alone, to see what an agent of a task's own reaches; such a run's checkpoints do not ship.
 
     A checkpoint is `ckpt-<updates>.safetensors` (the actor and its input scaling) with a `.json` beside it:
     updates, environment steps, deterministic return per task, seconds, configuration, and the arguments `updates`
@@ -136,14 +145,19 @@ def train_behaviour(
     config = config or SETTINGS.get(family.name, sac.SACConfig())
     if updates < 1 or every < 1:
         raise ConfigError(f"updates={updates!r}, every={every!r}: expected positive numbers. Raise them.")
+    ids = tuple(range(family.num_tasks)) if tasks is None else tuple(int(t) for t in tasks)
+    if not ids or len(set(ids)) < len(ids) or not all(0 <= t < family.num_tasks for t in ids):
+        raise ConfigError(
+            f"tasks={ids}: expected different ids of {family.name}, 0 to {family.num_tasks - 1}. Leave it out for all."
+        )
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    collector = Collector(family, config, seed)
-    tasks = jnp.asarray(family.task_vectors, jnp.float32)
+    collector = Collector(family, config, seed, ids)
+    vectors = jnp.asarray(family.task_vectors[list(ids)], jnp.float32)
     scale = jnp.asarray(family.obs_scale, jnp.float32)
     key = jax.random.key(seed)
     key, k_init = jax.random.split(key)
-    state = eqx.filter_jit(sac.init)(config, family.obs_dim + tasks.shape[1], family.act_dim, updates, k_init)
+    state = eqx.filter_jit(sac.init)(config, family.obs_dim + vectors.shape[1], family.act_dim, updates, k_init)
     earlier = 0.0
     if resume:
         state = load_tree(folder / "learner.safetensors", state)
@@ -151,7 +165,7 @@ def train_behaviour(
         collector.steps, earlier = int(header["env_steps"]), float(header["seconds"])
         collector.rng = np.random.default_rng([seed, config.envs, int(state.step)])
         key = jax.random.fold_in(key, int(state.step))
-    chunk = sac.make_chunk(config, family.reward, family.reward_scale, family.relabel, tasks, scale, updates)
+    chunk = sac.make_chunk(config, family.reward, family.reward_scale, family.relabel, vectors, scale, updates)
     replay = sac.init_replay(config, family.obs_dim, family.act_dim, family.extra_dim)
     for _ in range(config.warmup // config.env_steps):
         replay = sac.insert(replay, collector.block(state.actor if resume else None))
@@ -167,6 +181,7 @@ def train_behaviour(
             "version": family.version,
             "updates": done,
             "env_steps": collector.steps,
+            "tasks": list(ids),
             "returns": returns,
             "mean_return": float(np.mean(returns)),
             "seconds": time.perf_counter() - begin,
@@ -192,7 +207,7 @@ def train_behaviour(
         first = before < eighth  # some families learn to stand within these
         if period or first or ((marks or done <= every) and done // eighth > before // eighth):
             policy = Policy(state.actor, scale)
-            returns = deterministic_returns(family, policy, eval_episodes(family), EVAL_SEED)
+            returns = deterministic_returns(family, policy, eval_episodes(len(ids)), EVAL_SEED, ids)
             mean = float(np.mean(returns))
             passed = any(best < mark <= mean for mark in marks)
             best = max(best, mean)
