@@ -12,10 +12,11 @@ from merpo.bench import Cell, Fit, code_version, make_plan, make_study, run_stud
 from merpo.bench.work import Done
 from merpo.cli import main
 from merpo.commands.bench import Board, write_outcome
-from merpo.errors import DivergenceError, StorageError
+from merpo.errors import ConfigError, DivergenceError, StorageError
 from merpo.evaluation import probability_of_improvement
 from merpo.report.study import results_page, study_figure, study_markdown
 from merpo.runs import locked
+from merpo.tasks import families, get_family
 
 pytest.importorskip("matplotlib")
 GRID = {
@@ -141,6 +142,7 @@ def test_cells_are_known_by_settings_code_and_data(monkeypatch):
     assert not hashes(settings={"merpo": {"rac.lam": 0.7}}) & known
     assert not hashes(data_seed=1) & known
     assert not hashes(train_tasks=2) & known
+    assert not hashes(outside=True) & known
     assert not hashes(starts=2) & known
     focal = {c.hash for s in make_plan(make_study(GRID)) if s.method == "focal" for c in s.cells}
     assert known - hashes(settings={"focal": {"context.latent": 3}}) == focal
@@ -265,3 +267,28 @@ def test_the_page_of_results_is_made_from_the_files(pretended, tmp_path):
 def test_the_repositorys_page_says_what_its_results_say():
     root = Path(__file__).parents[1]
     assert (root / "docs" / "results.md").read_text() == results_page(root / "results"), "run: merpo results"
+
+
+@pytest.mark.parametrize("name", [n for n in families() if get_family(n).ordering is not None])
+def test_outside_tasks_lie_outside_what_training_has_seen(name):
+    family = get_family(name)
+    train, test = family.outside()
+    assert sorted(train + test) == list(range(family.num_tasks))
+    seen = [family.ordering(family.parameters(i)) for i in train]
+    held = [family.ordering(family.parameters(i)) for i in test]
+    assert sum(x < min(seen) for x in held) == sum(x > max(seen) for x in held) == len(test) // 2 > 0
+
+
+def test_a_study_of_outside_tasks_takes_them_from_both_splits():
+    grid = {k: v for k, v in GRID.items() if not k.endswith("_tasks")}
+    study = make_study(grid | {"outside": True, "methods": ["merpo"]})
+    cell = make_plan(study)[0].cells[0]
+    train, test = cell.train.load(), cell.test.load()
+    strength = {t.name: np.hypot(*t.parameters["wind"]) for t in (*train, *test)}
+    assert len(strength) == 50
+    assert {t.split for t in train} == {"train"}
+    assert {t.split for t in test} == {"test"}
+    seen = [strength[t.name] for t in train]
+    assert all(not min(seen) <= strength[t.name] <= max(seen) for t in test)
+    with pytest.raises(ConfigError, match="have no order"):
+        make_study(GRID | {"families": ["ant-fwd-back"], "outside": True})

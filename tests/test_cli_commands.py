@@ -121,6 +121,56 @@ def test_adapting_to_something_else_removes_the_old_policies(run, home, tmp_path
     assert list(results.returns) == ["meta-policy", "bc"]
 
 
+def test_variants_are_methods_of_their_own(run, home, tmp_path, capsys):
+    copy, file = tmp_path / "copy", tmp_path / "variants.toml"
+    shutil.copytree(run, copy)
+    file.write_text(
+        '[same]\n\n[longer]\nadapt_updates = 40\n\n[alone]\n"rac.rollout_length" = 0\n\n[scratch]\nmodel = "scratch"\n'
+    )
+    call = ["adapt", str(copy), "--tasks", "task-041", "task-044", "--episodes", "1", "--variants", str(file)]
+    assert main(call) == 0
+    names = ["meta-policy", "bc", "rac", "merpo", "merpo-same", "merpo-longer", "merpo-alone", "merpo-scratch"]
+    assert read_record(copy).adapted["methods"] == names  # the others are still there
+    assert read_record(copy).adapted["variants"]["merpo-longer"] == {"adapt_updates": 40}
+    sets = {n: merpo.PolicySet.load(copy / "policies" / f"{n}.safetensors") for n in names}
+    obs = np.asarray([[0.3, -0.2]], np.float32)
+    act = {n: s.policy("task-044", 3)(obs) for n, s in sets.items()}
+    np.testing.assert_array_equal(act["merpo-same"], act["merpo"])
+    assert all(abs(act[n] - act["merpo"]).max() > 0 for n in names[5:])
+    assert [r["step"] for r in read_metrics(copy / "curves" / "merpo-longer.jsonl")] == [10, 20, 30, 40]
+    assert main(["evaluate", str(copy), "--episodes", "1", "--no-figure"]) == 0
+    assert list(results_from_json(json.loads((copy / "results.json").read_text())).returns) == names
+
+    # --resume makes only what is missing or is now another variant
+    before = {n: (copy / "policies" / f"{n}.safetensors").stat().st_mtime_ns for n in names}
+    file.write_text("[same]\n\n[longer]\nadapt_updates = 30\n")
+    assert main([*call, "--resume"]) == 0
+    changed = {n for n in names if (copy / "policies" / f"{n}.safetensors").stat().st_mtime_ns != before[n]}
+    assert changed == {"merpo-longer"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "expected a table"),
+        ("[A-b]\n", "names a file"),
+        ("x = 3\n", "expected a table of settings"),
+        ("[x]\nmodel = 'none'\n", "expected 'meta' or 'scratch'"),
+        ("[x]\n'rac.alfa' = 0.1\n", "rac.alfa"),
+        ("[x]\n'rac.alpha' = 2.0\n", "alpha=2.0"),
+        ("[x]\ncontext = 3\n", "settled in training"),
+        ("[x]\n'rac.actor_hidden' = [5]\n", "settled in training"),
+        ("[x\n", "not TOML"),
+    ],
+)
+def test_wrong_variants_are_refused_before_anything_is_made(run, tmp_path, capsys, text, says):
+    file = tmp_path / "variants.toml"
+    file.write_text(text)
+    before = sorted((run / "policies").iterdir())
+    assert says in complaint(capsys, ["adapt", run, "--variants", file])
+    assert sorted((run / "policies").iterdir()) == before
+
+
 def test_an_exported_policy_is_the_run_s(run, tmp_path, capsys):
     out = tmp_path / "p.onnx"
     assert main(["export", str(run), "--task", "task-044", "--seed", "3", "--out", str(out)]) == 0

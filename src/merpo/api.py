@@ -9,7 +9,7 @@ action = policy(observation)
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,16 +27,32 @@ from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.pipeline import Learned, Report
 from merpo.algorithms.presets import default_config
 from merpo.algorithms.rivals import adapt as rivals
+from merpo.algorithms.rivals.combo import scratch_models
 from merpo.data import LogSummary, Preparation, SetInfo, TaskData, TaskSet, storage
 from merpo.dynamics.ensemble import Ensemble, TargetScale
 from merpo.errors import ConfigError, UnknownNameError
 from merpo.inputs import checked_seeds, checked_tasks, training_tasks
 from merpo.policies import Policy, PolicySet, PolicyTree
-from merpo.runs import Checkpoints, fingerprint, keeping, load_checkpoint, save_checkpoint, to_json, work_of
+from merpo.runs import (
+    Checkpoints,
+    diff,
+    fingerprint,
+    from_json,
+    keeping,
+    load_checkpoint,
+    merged,
+    nested,
+    save_checkpoint,
+    to_json,
+    work_of,
+)
 from merpo.stored import META_KIND, read_head
 
 Checkpoint = Checkpoints | str | os.PathLike[str] | None
 """Where the state of long work is kept: a folder, or `Checkpoints` to say how often too."""
+ADAPTING = ("adapt_updates", "bc_updates", "group", "warm_critic", "rac")
+"""Settings that an adaptation can change after training, `rac` but for those `SETTLED`."""
+SETTLED = ("rac.actor_hidden", "rac.critic_hidden", "rac.critic_layer_norm")
 METHODS = ("meta-policy", "bc", *rivals.SINGLE_TASK, "rac", "merpo")
 """What `Meta.adapt_many` offers, in the order of tables."""
 
@@ -181,6 +197,27 @@ class Meta:
         tree = PolicyTree(actor, self.learned.preparation)
         logs = tuple(LogSummary.of(t, self.info) for t in listed)
         return PolicySet(method, tree, self.info, names, self.seeds, self.config, curves, errors, logs=logs)
+
+    def scratch_models(
+        self, tasks: TaskSet | Sequence[TaskData], *, report: Report = pipeline.silent
+    ) -> pipeline.NewTasks:
+        """Models of the tasks from their own logs alone, as `combo` has them; for `adapt_many` as `models`."""
+        listed = self._checked(tasks)
+        with self._precision():
+            return scratch_models(self.learned, listed, self.info, self.config, self.seeds, report)
+
+    def adapting(self, settings: Mapping[str, Any]) -> Meta:
+        """The same, to be adapted with other settings: `{"rac.alpha": 0.2, "adapt_updates": 4000}`, named as in
+        `MerPOConfig`. ConfigError for one that does not fit, or that was settled in training.
+        """
+        config = from_json(MerPOConfig, merged(to_json(self.config), nested(settings)))
+        changed = [line.partition(":")[0] for line in diff(self.config, config)]
+        if settled := [n for n in changed if n in SETTLED or n.partition(".")[0] not in ADAPTING]:
+            raise ConfigError(
+                f"{settled[0]}: settled in training. Adaptation can change {', '.join(ADAPTING[:-1])}, and all of"
+                f" {ADAPTING[-1]} but {', '.join(SETTLED)}. Train with it instead (merpo train --config)."
+            )
+        return replace(self, config=config)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One safetensors file with the configuration inside; loading it never executes code."""

@@ -162,6 +162,8 @@ def refresh(
     config: RACConfig,
 ) -> Ring:
     """Imagine with the current policy from logged states and put the result into the ring."""
+    if config.rollout_length == 0:
+        return ring
     k_start, k_roll = jax.random.split(key)
     start = _draw(jobs, task, k_start, config.rollout_rows).obs
 
@@ -189,7 +191,8 @@ def rac_steps(
     def body(learner, k):
         k_real, k_model, k_update = jax.random.split(k, 3)
         real = _draw(jobs, task, k_real, config.real_rows)
-        model = ring.sample(k_model, config.batch - config.real_rows)
+        rest = config.batch - config.real_rows
+        model = ring.sample(k_model, rest) if config.rollout_length else _draw(jobs, task, k_model, rest)
         return rac.update(learner, real, model, anchor, weights, k_update, gamma, config)
 
     learner, metrics = jax.lax.scan(body, learner, jax.random.split(key, steps))

@@ -96,7 +96,7 @@ class RACConfig:
     temperature_lr: float = 1e-3
     """Step of dual ascent on the log temperature."""
     rollout_length: int = 5
-    """Steps of each imagined rollout."""
+    """Steps of each imagined rollout; 0: nothing is imagined, and logged rows stand in for model data too."""
     rollout_rows: int = 500
     """Start states per imagination and task; a multiple of the elites."""
     imagine_every: int = 250
@@ -127,8 +127,9 @@ class RACConfig:
                 f"buffer={self.buffer}: expected at least rollout_rows * rollout_length = "
                 f"{self.rollout_rows * self.rollout_length}, one imagination. Enlarge it."
             )
-        for name in ("batch", "rollout_length", "rollout_rows", "imagine_every", "buffer"):
+        for name in ("batch", "rollout_rows", "imagine_every", "buffer"):
             check_count(name, getattr(self, name))
+        check_count("rollout_length", self.rollout_length, least=0)
         for name in ("actor_hidden", "critic_hidden"):
             check_widths(name, getattr(self, name))
         if self.warmup < 0:

@@ -17,7 +17,9 @@ from merpo.algorithms.rivals import adapt as single
 from merpo.algorithms.rivals import contextual
 from merpo.bench.study import WITH_META, Study, Variant
 from merpo.data import SetInfo, TaskData, TaskSet
+from merpo.evaluation import task_id
 from merpo.runs import fingerprint, to_json
+from merpo.tasks import get_family
 
 HEX = 32
 """Digits of a hash in file names: 128 bits."""
@@ -37,11 +39,18 @@ class Logs:
     """None for all of the split."""
     kept: int | None = None
     """Episodes of each that are used; None for all."""
+    outside: bool = False
+    """Whether `split` is that of `Family.outside` in place of the family's own."""
 
     def load(self) -> TaskSet:
         """The logs; generated and stored where they are not yet."""
         whole = _stored(self.family, self.quality, self.episodes, self.seed)
-        tasks = [t for t in whole if t.split == self.split][: self.tasks]
+        tasks = [t for t in whole if t.split == self.split]
+        if self.outside:
+            train, test = get_family(self.family).outside()
+            ids = train if self.split == "train" else test
+            tasks = [replace(t, split=self.split) for t in whole if task_id(t.name) in ids]
+        tasks = tasks[: self.tasks]
         if self.kept is not None:
             tasks = [t.select(range(min(self.kept, t.episodes))) for t in tasks]
         return replace(whole, tasks=tuple(tasks))
@@ -189,10 +198,11 @@ def make_plan(study: Study) -> list[Series]:
                 for variant in study.variants(method):
                     config, own = configs[variant.alpha], owns.get(method)
                     known = (family, variant.trained_on or quality, study.episodes, study.data_seed)
-                    train = Logs(*known, "train", study.train_tasks)
+                    train = Logs(*known, "train", study.train_tasks, outside=study.outside)
                     test = Logs(
-                        family, quality, study.episodes, study.data_seed, "test", study.test_tasks, variant.logs
-                    )
+                        family, quality, study.episodes, study.data_seed, "test", study.test_tasks, variant.logs,
+                        study.outside,
+                    )  # fmt: skip
                     cells = (Cell(method, variant, config, own, train, test, study.starts, s) for s in study.seeds)
                     found.append(Series(family, quality, method, variant, tuple(cells)))
     return found

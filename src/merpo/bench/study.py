@@ -16,7 +16,7 @@ from merpo.algorithms.presets import default_config
 from merpo.algorithms.rivals import adapt as single
 from merpo.algorithms.rivals import contextual
 from merpo.errors import ConfigError, StorageError, UnknownNameError, check_count
-from merpo.runs import from_json, merged, to_json
+from merpo.runs import from_json, merged, nested, to_json
 from merpo.tasks import QUALITIES, families, get_family
 from merpo.tasks.names import known
 
@@ -76,6 +76,9 @@ class Study:
     """How many of the family's training tasks are used, the first ones; all unless given."""
     test_tasks: int | None = None
     """How many of its test tasks, likewise."""
+    outside: bool = False
+    """Whether the test tasks are those outside the range of the others (`Family.outside`), in place of the family's
+    own split."""
     train_updates: int | None = None
     """RAC updates of every training task, in place of the default for the data."""
     adapt_updates: int | None = None
@@ -119,6 +122,10 @@ class Study:
         for size in self.logs:
             if not 1 <= size <= self.episodes:
                 raise ConfigError(f"logs={size}: expected between 1 and episodes={self.episodes}, what is logged.")
+
+        if self.outside:
+            for family in self.families:
+                get_family(family).outside()
 
     def config(self, family: str, alpha: float | str | None = None) -> MerPOConfig:
         """MerPO's settings for a family. ConfigError names the setting that does not fit."""
@@ -197,7 +204,7 @@ def _methods(value: Any, where: str) -> dict[str, dict[str, Any]]:
         _known(where, method, METHODS)
         if method not in CONFIGURED:
             raise ConfigError(f"[{where}.{method}]: {method} has the settings of merpo. Give [{where}.merpo].")
-        found[method] = _nested(_table(table, f"{where}.{method}"))
+        found[method] = nested(_table(table, f"{where}.{method}"))
     return found
 
 
@@ -205,17 +212,6 @@ def _table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}={value!r}: expected a table, [{where}].")
     return value
-
-
-def _nested(table: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"rac.lam": 1}` as `{"rac": {"lam": 1}}`; what is nested already stays so."""
-    found: dict[str, Any] = {}
-    for name, value in table.items():
-        inner = _nested(value) if isinstance(value, Mapping) else value
-        for part in reversed(name.split(".")):
-            inner = {part: inner}
-        found = merged(found, inner)
-    return found
 
 
 def _known(key: str, value: Any, names: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,11 +27,13 @@ from merpo.commands.record import (
 )
 from merpo.commands.session import Stopwatch, say
 from merpo.commands.stages import Report, Stages
+from merpo.commands.variants import Variants, in_order, read_variants, variant
 from merpo.errors import ConfigError
 from merpo.runs import STATE, Checkpoints, locked, write_atomic
 
 if TYPE_CHECKING:
     import merpo
+    from merpo.algorithms.pipeline import NewTasks
     from merpo.certified import Choices
     from merpo.data import TaskSet
 
@@ -50,8 +52,11 @@ class Adapt:
     """Only the first N episodes of each test task's log; default: all."""
     methods: tuple[str, ...] = ()
     """Any of merpo, rac (no meta-policy), bc (the behaviour term alone), meta-policy (unadapted), and the rivals combo,
-    combo+meta-model, td3+bc, iql, which learn each task from its own log. Default: the first four; a run of a context
-    learner (`merpo train --method`) has that learner alone."""
+    combo+meta-model, td3+bc, iql, which learn each task from its own log. Default: the first four, or with --variants
+    none; a run of a context learner (`merpo train --method`) has that learner alone."""
+    variants: Path | None = None
+    """TOML file of variants of merpo: each table [NAME] holds settings that replace the run's in adaptation, and is a
+    method merpo-NAME of its own. `model = "scratch"` learns the model from the new log alone."""
     certify: bool = False
     """Half of each log is kept from merpo's and rac's learning to certify their improvement; `certificates.json` says
     what came of it. A policy that is not certified is replaced by the behaviour clone. Without it, as studies that
@@ -88,13 +93,14 @@ def run_adapt(options: Adapt) -> None:
         meta = load_learned(options.run_dir, record.method)
         ref = record.data if options.data is None else replace(record.data, name=options.data)
         tasks = pick_tasks(load_data(ref), options.tasks, options.episodes)
+    variants = {} if options.variants is None else read_variants(options.variants)
     say(f"{ref.name}: adapting to {len(tasks)} test tasks, {sum(len(t) for t in tasks)} transitions")
-    methods = options.methods or default_methods(record)
+    methods = options.methods or (() if variants else default_methods(record))
     with devices.use(options.devices), Stages() as bars:
         adapt(
             meta, tasks, ref, methods, options.run_dir, bars.report, watch, options.episodes,
             certify=options.certify, insist=options.insist, choices=choices, resume=options.resume,
-            every=options.checkpoint_every,
+            every=options.checkpoint_every, variants=variants,
         )  # fmt: skip
     say(f"Policies: {options.run_dir / 'policies'}  (next: merpo evaluate {options.run_dir})")
     if options.verbose:
@@ -120,16 +126,22 @@ def adapt(
     choices: Choices | None = None,
     resume: bool = False,
     every: float = 60.0,
+    variants: Variants | None = None,
 ) -> dict[str, merpo.PolicySet]:
-    """Adapt by every method and write the policies; those of an adaptation to something else are removed."""
+    """Adapt by every method and variant and write the policies; those for something else are removed."""
     import merpo
+
+    variants = variants or {}
 
     trained = read_record(folder).method
     known = ADAPTED if trained == "merpo" else (trained,)
     if unknown := [m for m in methods if m not in known]:
         raise ConfigError(f"methods={unknown[0]!r}: expected any of {', '.join(known)} for a run of {trained}.")
-    if not methods:
+    if not methods and not variants:
         raise ConfigError(f"methods is empty: expected at least one of {', '.join(known)}.")
+    if variants and (trained != "merpo" or certify):
+        raise ConfigError("variants: they are of a run of merpo, and have no certificates. Leave one of them out.")
+    metas = {} if not isinstance(meta, merpo.Meta) else {m: variant(meta, m, table) for m, table in variants.items()}
     if certify and trained != "merpo":
         raise ConfigError(f"certify: a run of {trained} has no certificates. Leave --certify out.")
     target = {"data": asdict(ref), "episodes": episodes, "tasks": [t.name for t in tasks]}
@@ -138,14 +150,14 @@ def adapt(
         if choices is not None and any(asdict(choices).values()):
             target |= {"choices": {k: list(v) for k, v in asdict(choices).items()}}
     states = Checkpoints(folder / STATE, every)
-    ordered = sorted(set(methods), key=METHODS.index)
+    ordered = in_order((*methods, *variants), METHODS)
     with locked(folder):
         if not resume:
             states.clear()
-        record, found = _begin(folder, target, ordered if resume else ())
+        record, found = _begin(folder, target, ordered if resume else (), variants)
         todo = [m for m in ordered if m not in found]
         models = None
-        if isinstance(meta, merpo.Meta) and {"merpo", "rac", "combo+meta-model"} & set(todo) and not certify:
+        if isinstance(meta, merpo.Meta) and {"merpo", "rac", "combo+meta-model", *variants} & set(todo) and not certify:
             begin = time.perf_counter()
             with watch.stage("adapting the models"):
                 models = meta.adapt_models(tasks, checkpoint=states, report=report)
@@ -159,6 +171,8 @@ def adapt(
             with watch.stage(f"adapting ({method})"):
                 if not isinstance(meta, merpo.Meta):
                     policies = meta.adapt_many(tasks)
+                elif method in metas:
+                    policies = _varied(metas[method], method, variants[method], tasks, models, named)
                 elif certify and method in ("merpo", "rac"):
                     policies = certified(meta, tasks, method, insist, choices, named, folder)
                 else:
@@ -166,24 +180,41 @@ def adapt(
                 policies.save(folder / "policies" / f"{method}.safetensors")
                 if policies.curves and isinstance(meta, merpo.Meta):
                     rounds = len(next(iter(policies.curves.values())))
-                    save_curves(folder, method, policies.curves, meta.config.adapt_updates // rounds)
+                    save_curves(folder, method, policies.curves, metas.get(method, meta).config.adapt_updates // rounds)
             found[method] = policies
-            kept = [m for m in METHODS if m in record.adapted.get("methods", ()) or m == method]
+            kept = in_order((*record.adapted.get("methods", ()), method), METHODS)
             # recorded method by method: after a kill the record names exactly the policies that are there
             record = record.timed(f"adapt {method}", time.perf_counter() - begin)
-            record = replace(record, adapted={**target, "methods": kept})
+            settings = {m: t for m, t in {**record.adapted.get("variants", {}), **variants}.items() if m in kept}
+            record = replace(record, adapted={**target, "methods": kept, "variants": settings})
             record.save(folder)
         states.clear()
     return {m: found[m] for m in ordered}
 
 
-def _begin(folder: Path, target: dict[str, Any], wanted: Sequence[str]) -> tuple[RunRecord, dict[str, merpo.PolicySet]]:
+def _varied(
+    meta: merpo.Meta,
+    method: str,
+    table: Mapping[str, Any],
+    tasks: TaskSet,
+    models: NewTasks | None,
+    report: Report,
+) -> merpo.PolicySet:
+    """MerPO with a variant's settings. Killed work is taken up variant by variant: it keeps no state of its own."""
+    if table.get("model") == "scratch":
+        models = meta.scratch_models(tasks, report=report)
+    return replace(meta.adapt_many(tasks, models=models, report=report), method=method)
+
+
+def _begin(
+    folder: Path, target: dict[str, Any], wanted: Sequence[str], variants: Variants
+) -> tuple[RunRecord, dict[str, merpo.PolicySet]]:
     """The record, and those `wanted` policies of this target that are there; all of another target are removed."""
     import merpo
 
     record = read_record(folder)
-    kept = record.adapted.get("methods", [])
-    if {k: v for k, v in record.adapted.items() if k != "methods"} != target:
+    kept, known = record.adapted.get("methods", []), record.adapted.get("variants", {})
+    if {k: v for k, v in record.adapted.items() if k not in ("methods", "variants")} != target:
         kept = []
         seconds = {k: v for k, v in record.seconds.items() if not k.startswith("adapt")}
         record = replace(record, seconds=seconds, adapted={})
@@ -192,7 +223,11 @@ def _begin(folder: Path, target: dict[str, Any], wanted: Sequence[str]) -> tuple
             path.unlink(missing_ok=True)
     make_folder(folder / "policies")
     path = folder / "policies"
-    return record, {m: merpo.PolicySet.load(path / f"{m}.safetensors") for m in wanted if m in kept}
+
+    def there(method: str) -> bool:
+        return method in kept and variants.get(method) == known.get(method)
+
+    return record, {m: merpo.PolicySet.load(path / f"{m}.safetensors") for m in wanted if there(m)}
 
 
 def certified(

@@ -14,6 +14,7 @@ import tyro
 
 from merpo.commands.record import METHODS, DataRef, RunRecord, load_data, pick_tasks, read_record, run_config
 from merpo.commands.session import Stopwatch, say
+from merpo.commands.variants import in_order
 from merpo.errors import ConfigError, StorageError
 from merpo.files import storage_error
 
@@ -70,7 +71,7 @@ def load_policies(folder: Path, record: RunRecord) -> tuple[dict[str, merpo.Poli
     if record.method == "merpo" and "meta-policy" not in policies:
         meta = merpo.Meta.load(folder / "checkpoint.safetensors", run_config(folder))
         policies["meta-policy"] = meta.adapt_many(tasks, "meta-policy")
-    return {m: policies[m] for m in METHODS if m in policies}, tasks
+    return {m: policies[m] for m in in_order(list(policies), METHODS)}, tasks
 
 
 def evaluate(

@@ -11,6 +11,7 @@ import tyro
 
 from merpo.commands.record import METHODS, read_record
 from merpo.commands.session import emphasise, say
+from merpo.commands.variants import in_order
 from merpo.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _load(folder: Path, method: str) -> merpo.PolicySet:
 
     kept = read_record(folder).adapted.get("methods", [])
     if method not in kept:
-        there = f"adapted there: {', '.join(m for m in METHODS if m in kept)}" if kept else "nothing was adapted there"
+        there = f"adapted there: {', '.join(in_order(kept, METHODS))}" if kept else "nothing was adapted there"
         raise StorageError(
             f"{str(folder)!r} holds no policies of {method!r}; {there}. Run `merpo adapt {folder} --methods {method}`."
         )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from merpo.commands.variants import recorded
 from merpo.errors import ConfigError, DataError, StorageError
 from merpo.files import storage_error
 from merpo.runs import from_json, read_config, write_atomic
@@ -60,7 +61,8 @@ class RunRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage: `train`, `adapt <method>`, `evaluate`."""
     adapted: Mapping[str, Any] = field(default_factory=dict)
-    """`data` (as above), `episodes` (first episodes of each log used, or null for all), `tasks`, `methods`."""
+    """`data` (as above), `episodes` (first episodes of each log used, or null for all), `tasks`, `methods`, and the
+    settings of those that are `variants`."""
     method: str = "merpo"
     """What was trained: `merpo`, or one of `CONTEXT`."""
 
@@ -111,6 +113,7 @@ def _check(record: RunRecord) -> None:
         listed = adapted.get(name, [])
         if not isinstance(listed, list) or not all(isinstance(v, str) for v in listed):
             raise ValueError(f"adapted.{name}: expected a list of names")
+    recorded(adapted.get("variants", {}))
     if adapted:
         from_json(DataRef, adapted.get("data"))
         if type(adapted.get("episodes")) not in (int, type(None)):

@@ -43,7 +43,7 @@ def own_markdown(record: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"One run per task, seed {', '.join(map(str, sorted({run['seed'] for run in runs})))}; an agent is its run's"
-        " best checkpoint on eight other starts. Numbers: [own_agents.json](own_agents.json). This page is made from them by"
+        " best checkpoint on eight other starts. Numbers: [own_agents.json](own_agents.json). Made from them by"
         " `merpo behaviour compare`.",
         "",
     ]

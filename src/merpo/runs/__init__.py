@@ -2,7 +2,7 @@
 
 from merpo.files import read_json, write_atomic
 from merpo.runs.checkpoint import fingerprint, load_checkpoint, read_meta, save_checkpoint
-from merpo.runs.config import config_hash, diff, from_json, merged, to_json
+from merpo.runs.config import config_hash, diff, from_json, merged, nested, to_json
 from merpo.runs.folder import STATE, RunFolder, read_config, read_metrics, versions
 from merpo.runs.lock import locked
 from merpo.runs.progress import Progress
@@ -21,6 +21,7 @@ __all__ = [
     "load_checkpoint",
     "locked",
     "merged",
+    "nested",
     "read_config",
     "read_json",
     "read_meta",

@@ -85,6 +85,17 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return both
 
 
+def nested(table: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"rac.lam": 1}` as `{"rac": {"lam": 1}}`; what is nested already stays so."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        inner = nested(value) if isinstance(value, Mapping) else value
+        for part in reversed(name.split(".")):
+            inner = {part: inner}
+        found = merged(found, inner)
+    return found
+
+
 def _is_config(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 

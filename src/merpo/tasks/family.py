@@ -158,10 +158,28 @@ class Family:
     dynamics: Callable[[Array, Array, Array], Array] | None = None
     """Pure JAX `next_state(task_vector, state, action)` where it has a closed form (observation = state)."""
 
+    ordering: Callable[[Parameters], float] | None = None
+    """The number by which tasks are ordered where some are held out as lying outside the range of the others."""
+
     @property
     def num_tasks(self) -> int:
         """Number of distinct tasks."""
         return len(self.task_vectors)
+
+    def outside(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(training, test) tasks such that the test tasks lie outside the range that training has seen: the tenth of
+        all tasks with the smallest `ordering` and the tenth with the largest, at least one each.
+
+        Raises ConfigError where the family has no ordering.
+        """
+        if self.ordering is None:
+            raise ConfigError(
+                f"outside: the tasks of {self.name!r} have no order, none lies outside the others' range."
+            )
+        place = [self.ordering(self.parameters(i)) for i in range(self.num_tasks)]
+        ordered = sorted(range(self.num_tasks), key=place.__getitem__)
+        share = -(-self.num_tasks // 10)
+        return tuple(sorted(ordered[share:-share])), tuple(sorted(ordered[:share] + ordered[-share:]))
 
     def info(self, quality: str, seed: int) -> SetInfo:
         """The `SetInfo` of a data set of this family."""

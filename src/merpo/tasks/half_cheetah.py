@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax.numpy as jnp
@@ -208,5 +209,6 @@ HALF_CHEETAH_VEL = Family(
     relabel=True,
     extra_dim=1,
     obs_scale=OBS_SCALE,
+    ordering=itemgetter("velocity"),
 )
 """Half-Cheetah-Vel, version 1."""

@@ -20,6 +20,7 @@ from merpo.tasks.models import load_model
 from merpo.tasks.random_params import (
     HORIZON,
     RandomParamsSimulator,
+    mass_factor,
     multipliers,
     reward,
     stored_exponents,
@@ -73,6 +74,7 @@ HOPPER_PARAMS = Family(
     extra_dim=1,
     obs_scale=(1.0, 0.1, *(0.5,) * 3, 1.5, 1.0, 1.0, *(4.0,) * 3),
     reward_scale=0.1,
+    ordering=mass_factor,
     healthy=(Bounds(0, HEIGHT, CEILING), Bounds(1, -ANGLE, ANGLE)),
 )
 """The family, version 1."""

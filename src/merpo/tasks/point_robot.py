@@ -187,6 +187,13 @@ def servo(
     return np.clip((target - state - wind) / step_size, -1.0, 1.0)
 
 
+ORDERINGS: dict[str, Callable[[Parameters], float]] = {
+    "wind": lambda task: float(np.linalg.norm(task["wind"])),
+    "goal": lambda task: float(np.angle(np.asarray(task["goal"]) @ [1.0, 1.0j])),
+}
+"""Winds by their strength, goals by their direction."""
+
+
 def _pairs(name: str, tasks: Sequence[Parameters]) -> Float[np.ndarray, "task 2"]:
     rows = []
     for task in tasks:
@@ -247,6 +254,7 @@ def _family(
         relabel=parameter == "goal",
         obs_scale=(1.0, 1.0),
         dynamics=dynamics,
+        ordering=ORDERINGS[parameter],
     )
 
 

@@ -60,6 +60,11 @@ def multipliers(exponents: Exponents) -> dict[str, float | list[float]]:
     return {name: [BASES[name] ** u for u in exponents[name]] for name in BASES}
 
 
+def mass_factor(parameters: Parameters) -> float:
+    """Geometric mean of the multipliers of the bodies' masses, the world's left out: heavy robots above 1."""
+    return float(np.exp(np.mean(np.log(parameters["body_mass"])[1:])))
+
+
 def task_vectors(exponents: Sequence[Exponents]) -> Float[np.ndarray, "task k"]:
     """What a privileged policy sees of every task: all exponents divided by ten, in [-0.3, 0.3].
 

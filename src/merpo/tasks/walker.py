@@ -21,6 +21,7 @@ from merpo.tasks.models import load_model
 from merpo.tasks.random_params import (
     HORIZON,
     RandomParamsSimulator,
+    mass_factor,
     multipliers,
     reward,
     stored_exponents,
@@ -74,6 +75,7 @@ WALKER_2D_PARAMS = Family(
     extra_dim=1,
     obs_scale=(1.0, 0.4, *(0.6,) * 6, 2.0, 1.5, 3.0, *(5.0,) * 6),
     reward_scale=0.1,
+    ordering=mass_factor,
     healthy=(Bounds(0, *HEIGHT), Bounds(1, *PITCH)),
 )
 """The family, version 1."""
