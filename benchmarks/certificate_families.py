@@ -33,18 +33,16 @@ from certificate_tabular import summarise
 import merpo
 from merpo.algorithms.presets import SMALL
 from merpo.data import TaskData, TaskSet
-from merpo.evaluation.features import Smooth
-from merpo.evaluation.offpolicy import (
+from merpo.evaluation import (
     Problem,
+    Smooth,
+    Systems,
     Target,
-    doubly_robust,
+    agreement,
+    agreement_markdown,
     estimate_behaviour,
-    fitted_q,
-    importance_sampling,
-    task_arrays,
+    estimates,
 )
-from merpo.evaluation.posterior import Systems
-from merpo.evaluation.stitched import rollouts
 from merpo.guarantee import Certificate, CertificateConfig, certify, split_log
 from merpo.runs import versions, write_atomic
 from merpo.tasks import behaviour_act, generate, get_family, reference_returns
@@ -62,15 +60,6 @@ CASES = (
 )
 """Family and quality; `NEW` tasks of each."""
 METHODS = ("merpo", "meta-policy", "bc")
-ESTIMATORS = (
-    "drawn systems",
-    "fitted Q",
-    "stitched rollouts",
-    "weighted IS",
-    "per-decision IS",
-    "doubly robust",
-    "weighted DR",
-)
 
 
 def logs(family: Family, quality: str, seed: int) -> tuple[TaskSet, list[TaskData]]:
@@ -84,25 +73,6 @@ def logs(family: Family, quality: str, seed: int) -> tuple[TaskSet, list[TaskDat
 def simulate(family: Family, policies: merpo.PolicySet, ids: list[int]) -> np.ndarray:
     """Return of every task's policy: start and dynamics are deterministic, so that one episode is exact."""
     return family.rollout(policies.act(policies.seeds[0]), ids, 1, 0).returns[:, 0]
-
-
-def estimates(problem: Problem, systems: Systems, act: Any, features: Smooth) -> dict[str, float]:
-    """All estimators of one policy's return."""
-    target = Target(act)
-    fitted = fitted_q(problem, target, features)
-    t = task_arrays(problem.task)
-    # importance sampling needs support: the policy with noise of the behaviour's own size
-    noisy = Target(act, spread=float(np.sqrt(np.mean((t.action - act(t.obs)) ** 2)) * 0.5 + 0.05))
-    behaviour = estimate_behaviour(problem.task)
-    return {
-        "drawn systems": systems.returns(target).value,
-        "fitted Q": fitted.value,
-        "stitched rollouts": rollouts(problem, target, features).value,
-        "weighted IS": float(importance_sampling(problem, noisy, behaviour, weighted=True).mean()),
-        "per-decision IS": float(importance_sampling(problem, noisy, behaviour).mean()),
-        "doubly robust": float(doubly_robust(problem, noisy, behaviour, features, fitted).mean()),
-        "weighted DR": float(doubly_robust(problem, noisy, behaviour, features, fitted, weighted=True).mean()),
-    }
 
 
 def scripted(family: Family, ids: list[int], seed: int) -> list[Any]:
@@ -201,7 +171,7 @@ def case(
         problem, features = Problem(held, family.horizon), Smooth.fit(part, width=1.5)
         systems = Systems(problem, part, config.seed)
         for m in METHODS:
-            found = estimates(problem, systems, acts[m], features)
+            found = estimates(problem, acts[m], features, estimate_behaviour(held), systems)
             estimated.append({"case": f"{name}/{quality}", "method": m, "true": float(true[m][i]), **found})
         made = certify(held, Target(acts["merpo"]), family.horizon, part, Target(acts["meta-policy"]), std, config)
         row = record(f"{name}/{quality}", new[i].name, seed, made)
@@ -211,40 +181,6 @@ def case(
     if done:
         write_atomic(done, json.dumps({"trials": trials, "estimates": estimated}) + "\n")
     return trials, estimated
-
-
-def ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks with ties shared."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-
-
-def table(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Rank correlation, bias and root mean squared error of every estimator per case."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for name in dict.fromkeys(r["case"] for r in rows):
-        part = [r for r in rows if r["case"] == name]
-        true = np.array([r["true"] for r in part])
-        for estimator in ESTIMATORS:
-            value = np.array([r[estimator] for r in part])
-            rank = float(np.corrcoef(ranks(value), ranks(true))[0, 1]) if np.ptp(value) > 0 else 0.0
-            error = value - true
-            numbers = {"rank_correlation": rank, "bias": float(error.mean()), "rmse": float(np.sqrt((error**2).mean()))}
-            found.setdefault(name, {})[estimator] = {k: round(v, 3) for k, v in numbers.items()} | {"n": len(part)}
-    return found
-
-
-def markdown(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The table for people."""
-    lines = ["| data | n | " + " | ".join(ESTIMATORS) + " |", "|:---|---:|" + "---:|" * len(ESTIMATORS)]
-    for name, row in found.items():
-        cells = [f"{c['rank_correlation']:.2f} / {c['bias']:+.2f} / {c['rmse']:.2f}" for c in row.values()]
-        lines.append(f"| {name} | {next(iter(row.values()))['n']} | " + " | ".join(cells) + " |")
-    return (
-        "Off-policy estimates against simulated returns: rank correlation / bias / root mean squared error.\n\n"
-        + "\n".join(lines)
-        + "\n"
-    )
 
 
 def main() -> None:
@@ -287,7 +223,12 @@ def main() -> None:
             write(folder, trials, estimated, made)
     print(json.dumps(summarise(trials), indent=1))
     if estimated:
-        print(markdown(table(estimated)))
+        print(agreement_markdown(by_case(estimated)))
+
+
+def by_case(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """`agreement` of every family and quality."""
+    return {name: agreement([r for r in rows if r["case"] == name]) for name in dict.fromkeys(r["case"] for r in rows)}
 
 
 def write_trials(path: Path, trials: list[dict[str, Any]], made: dict[str, Any]) -> None:
@@ -303,9 +244,9 @@ def write_trials(path: Path, trials: list[dict[str, Any]], made: dict[str, Any])
 def write(folder: Path, trials: list[dict[str, Any]], estimated: list[dict[str, Any]], made: dict[str, Any]) -> None:
     """families.json, evaluation.json, evaluation.md."""
     write_trials(folder / "families.json", trials, made)
-    compared = table(estimated)
+    compared = by_case(estimated)
     write_atomic(folder / "evaluation.json", json.dumps({"table": compared, **made}, indent=1, allow_nan=False) + "\n")
-    write_atomic(folder / "evaluation.md", markdown(compared))
+    write_atomic(folder / "evaluation.md", agreement_markdown(compared))
 
 
 if __name__ == "__main__":

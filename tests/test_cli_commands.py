@@ -110,6 +110,37 @@ def test_evaluation_writes_complete_results(run, home):
     assert (run / "returns.png").stat().st_size > 10_000
 
 
+def test_estimates_need_no_simulator_and_are_judged_where_there_is_one(run, home, capsys, monkeypatch):
+    from merpo.evaluation import ESTIMATORS
+
+    results = results_from_json(json.loads((run / "results.json").read_text()))
+    out = home / "estimates.json"
+    with monkeypatch.context() as patch:
+        for name in ("rollout", "simulator"):
+            patch.setattr(f"merpo.tasks.family.Family.{name}", _forbidden)
+        assert main(["estimate", str(run), "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert len(found["rows"]) == 4 * 2 * 2  # methods, seeds, tasks
+    assert not found["held_back"]
+    assert set(found["agreement"]) == set(ESTIMATORS)
+    assert all(row["n"] == 16 for row in found["agreement"].values())
+    said = capsys.readouterr().out
+    assert f"logged return {np.mean(results.behaviour):.4g}" in said
+    assert all(e in said for e in ESTIMATORS)
+    true = [results.returns[r["method"]][results_seed(r), results.tasks.index(r["task"])].mean() for r in found["rows"]]
+    bias = np.mean([r["fitted Q"] for r in found["rows"]]) - np.mean(true)
+    assert found["agreement"]["fitted Q"]["bias"] == pytest.approx(bias, abs=1e-3)
+    assert out.with_suffix(".md").read_text().startswith("Off-policy estimates against simulated returns")
+
+
+def results_seed(row):
+    return (0, 3).index(row["seed"])
+
+
+def _forbidden(*args, **kwargs):
+    raise AssertionError("an estimate must not simulate")
+
+
 def test_adapting_to_something_else_removes_the_old_policies(run, home, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)

@@ -15,6 +15,8 @@ from merpo.data.types import SetInfo, Transitions
 from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import Ring, imagine, predict
 from merpo.dynamics.termination import Termination
+from merpo.evaluation import imagined_return
+from merpo.networks import Actor
 from toys import ensemble, unit_scale
 
 CONFIG = DynamicsConfig(hidden=(4,), members=4, elites=3)
@@ -185,3 +187,13 @@ def test_ring_against_a_slow_reference(batches):
 @eqx.filter_jit
 def draw(ring: Ring, key):
     return ring.sample(key, 256)
+
+
+def test_the_return_in_imagination_is_that_of_the_closed_form():
+    """Elites 3, 0, 2 pay as much a step, for 3, 3 and 6 steps as above; discount 1/2."""
+    actor = Actor(2, 1, (4,), jax.random.key(1))
+    start = jnp.zeros((6, 2), jnp.float32)
+    args = (actor, drifting([1.0, 9.0, 0.5, 1.0]), unit_scale(2), below(2.75), start, jax.random.key(0))
+    found = float(imagined_return(*args, horizon=8, discount=0.5))
+    assert found == pytest.approx((3 * 1.75 + 0 + 2 * (2 - 2**-5)) / 3, rel=1e-4)
+    assert float(imagined_return(*args, horizon=4)) == pytest.approx((9 + 0 + 8) / 3, rel=1e-4)

@@ -87,7 +87,7 @@ def test_every_room_is_in_the_table():
     assert LEARNING | {"tasks", "evaluation", "runs", "report"} <= set(CONTRACT)
     rooms = {p.name for p in SOURCE.iterdir() if p.is_dir() and any(p.glob("*.py"))}
     assert rooms <= set(CONTRACT)
-    assert CONTRACT["evaluation"] == {"data", "tasks", "algorithms"}
+    assert CONTRACT["evaluation"] == {"data", "dynamics", "tasks", "algorithms"}
     assert CONTRACT["networks"] == set()
     assert CONTRACT["cli"] is None
 

@@ -88,6 +88,7 @@ def _run(args: list[str]) -> None:
     from merpo.commands.bench import Bench, run_bench
     from merpo.commands.compare import Compare, run_compare
     from merpo.commands.data import Data, run_data
+    from merpo.commands.estimate import Estimate, run_estimate
     from merpo.commands.evaluate import Evaluate, run_evaluate
     from merpo.commands.export import Export, run_export
     from merpo.commands.quickstart import Quickstart, run_quickstart
@@ -102,6 +103,7 @@ def _run(args: list[str]) -> None:
         Train: run_train,
         Adapt: run_adapt,
         Evaluate: run_evaluate,
+        Estimate: run_estimate,
         Report: run_report,
         Compare: run_compare,
         Export: run_export,
@@ -117,6 +119,7 @@ def _run(args: list[str]) -> None:
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Adapt, tyro.conf.subcommand("adapt")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Estimate, tyro.conf.subcommand("estimate")]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Compare, tyro.conf.subcommand("compare")]
         | Annotated[Export, tyro.conf.subcommand("export")]

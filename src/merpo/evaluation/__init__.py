@@ -1,7 +1,9 @@
 """Simulated returns, off-policy estimates, statistics over few runs, and the results that tables and figures show."""
 
 from merpo.evaluation.comparison import Compared, Comparison, compare
+from merpo.evaluation.estimates import ESTIMATORS, agreement, agreement_markdown, estimates
 from merpo.evaluation.features import OneHot, Smooth
+from merpo.evaluation.imagined import imagined_return
 from merpo.evaluation.offpolicy import (
     Problem,
     Target,
@@ -10,6 +12,7 @@ from merpo.evaluation.offpolicy import (
     fitted_q,
     importance_sampling,
 )
+from merpo.evaluation.posterior import Systems
 from merpo.evaluation.simulate import evaluate_policies, task_id
 from merpo.evaluation.statistics import (
     Interval,
@@ -33,6 +36,7 @@ from merpo.evaluation.table import (
 
 __all__ = [
     "BEHAVIOUR",
+    "ESTIMATORS",
     "META",
     "Compared",
     "Comparison",
@@ -43,13 +47,18 @@ __all__ = [
     "Results",
     "Row",
     "Smooth",
+    "Systems",
     "Target",
+    "agreement",
+    "agreement_markdown",
     "bootstrap_interval",
     "compare",
     "doubly_robust",
     "estimate_behaviour",
+    "estimates",
     "evaluate_policies",
     "fitted_q",
+    "imagined_return",
     "importance_sampling",
     "interquartile_mean",
     "normalised_score",

@@ -1,0 +1,43 @@
+"""Model-based off-policy evaluation with the ensemble that a policy was learned in: its return in imagination."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from merpo.dynamics.ensemble import TargetScale
+from merpo.dynamics.fit import FittedModel
+from merpo.dynamics.imagination import imagine
+from merpo.dynamics.termination import Termination
+
+
+@partial(jax.jit, static_argnames=("horizon", "discount"))
+def imagined_return(
+    actor: Any,
+    fitted: FittedModel,
+    scale: TargetScale,
+    termination: Termination,
+    start: Float[Array, "row obs"],
+    key: PRNGKeyArray,
+    *,
+    horizon: int,
+    discount: float = 1.0,
+) -> Float[Array, ""]:
+    """Mean return of the policy's deterministic action over rollouts from the rows of `start`, all in prepared units.
+
+    Each row keeps to one elite: their number must be a multiple of that of the elites. The action is
+    `actor(obs).mode()`.
+    """
+
+    def act(obs: Float[Array, "*n obs"], k: PRNGKeyArray) -> Float[Array, "*n act"]:
+        del k
+        return actor(obs).mode()
+
+    rows, valid = imagine(fitted, scale, act, start, key, horizon, termination)
+    reward = jnp.where(valid, rows.reward, 0.0).reshape(horizon, -1)
+    weight = discount ** jnp.arange(horizon, dtype=jnp.float32)
+    return jnp.mean(jnp.sum(weight[:, None] * reward, axis=0))
