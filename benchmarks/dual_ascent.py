@@ -63,7 +63,7 @@ def main() -> None:
     family, ids = get_family(data.info.family), [task_id(t.name) for t in data.test]
     logged = float(np.mean([t.returns().mean() for t in data.test]))
     updates = {"train_updates": options.train_updates, "adapt_updates": options.adapt_updates}
-    base = replace(default_config(data.info), **{k: v for k, v in updates.items() if v is not None})
+    base = replace(default_config(data.info, data.train.tasks), **{k: v for k, v in updates.items() if v is not None})
     path = options.out / (options.data.replace("/", "-") + ".json")
     options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}

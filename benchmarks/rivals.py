@@ -54,7 +54,7 @@ def learned_meta(data: TaskSet, seeds: tuple[int, ...], work: Path) -> merpo.Met
     """MerPO's meta-training, kept in the work folder."""
     path = work / f"meta-{'-'.join(map(str, seeds))}.safetensors"
     if not path.exists():
-        config = replace(default_config(data.info), context=0)  # as in quickstart
+        config = replace(default_config(data.info, data.train.tasks), context=0)  # as in quickstart
         merpo.MerPO(config, seeds=seeds).fit(data.train).save(path)
     return merpo.Meta.load(path)
 

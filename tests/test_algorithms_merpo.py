@@ -1,5 +1,7 @@
 """Meta-policy and meta-critic at their analytic optima, and behaviour cloning's known optimum."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,9 @@ from merpo import ConfigError, DynamicsConfig, MerPOConfig, RACConfig
 from merpo.algorithms import bc
 from merpo.algorithms import meta as meta_module
 from merpo.algorithms.meta import meta_critic_loss, meta_policy_loss, meta_steps
-from merpo.algorithms.presets import SMALL, STANDARD, default_config
-from merpo.data.types import SetInfo, Transitions
+from merpo.algorithms.presets import NARROW, SMALL, STANDARD, default_config
+from merpo.data import action_noise
+from merpo.data.types import SetInfo, TaskData, Transitions
 from merpo.networks import TanhGaussian
 from toys import actor, critic, gaussian_actor
 
@@ -183,3 +186,25 @@ def test_settings_outside_their_range(name, bad):
 def test_default_settings_follow_the_dimensions():
     assert default_config(SetInfo("a", 1, "medium", 2, 2, 0.9, 20)) is SMALL
     assert default_config(SetInfo("b", 1, "medium", 17, 6, 0.99, 200)) is STANDARD
+
+
+def test_default_settings_of_small_systems_follow_the_behaviour_s_noise():
+    """A policy that tries one action in a place, plus a share of noise; the states are the same."""
+    rng = np.random.default_rng(0)
+    info = SetInfo("a", 1, "any", 2, 2, 0.9, 20)
+
+    def log(share):
+        obs = rng.uniform(-1, 1, (400, 2)).astype(np.float32)
+        action = np.clip((1 - share) * np.sin(3 * obs) + share * rng.uniform(-1, 1, obs.shape), -1, 1)
+        flag = np.zeros(400, bool)
+        rows = Transitions(obs, action.astype(np.float32), np.zeros(400, np.float32), obs, flag, flag)
+        return TaskData("t", "train", rows, np.arange(0, 401, 20))
+
+    noise = [action_noise([log(s), log(s)]) for s in (0.0, 0.1, 0.5, 1.0)]
+    assert noise == sorted(noise)
+    assert noise[0] < 0.2
+    assert noise[3] == pytest.approx(1.155, abs=0.15)  # two independent uniform numbers: E|x - y| / sd = 2 / sqrt(3)
+    for share, expected in ((0.1, NARROW), (1.0, SMALL)):
+        assert default_config(info, [log(share)]) is expected
+    assert action_noise([]) is None
+    assert default_config(replace(info, obs_dim=17), [log(0.1)]) is STANDARD

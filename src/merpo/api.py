@@ -289,7 +289,7 @@ class MerPO:
         Raises DataError for data that cannot be learned from, DivergenceError where learning diverges, ConfigError
         for a folder with the state of other data, settings or seeds.
         """
-        config = self.config or default_config(tasks.info)
+        config = self.config or default_config(tasks.info, tasks.train.tasks)
         used = training_tasks(tasks, config.rac.gamma, self.on_constant)
         preparation = Preparation.fit(used)
         work = partial(work_of, "fit", used.tasks, used.info, config, self.seeds)

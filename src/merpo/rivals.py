@@ -125,7 +125,7 @@ class ContextLearner:
 
     def fit(self, tasks: TaskSet, *, report: Report = silent) -> ContextMeta:
         """Learn from the training tasks (`data.train`). Raises DataError for data that cannot be learned from."""
-        base = default_config(tasks.info)
+        base = default_config(tasks.info, tasks.train.tasks)
         used = training_tasks(tasks, base.rac.gamma, self.on_constant)
         config = self.config or budgeted(self.method, base)
         preparation = Preparation.fit(used)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.rac import RACConfig
+from merpo.data import TaskData, action_noise
 from merpo.data.types import SetInfo
 from merpo.dynamics.ensemble import DynamicsConfig
 
@@ -55,6 +59,13 @@ SMALL = MerPOConfig(
 )
 """For low-dimensional systems: seconds to minutes on two cores."""
 
+NARROW_NOISE = 0.6
+"""`action_noise` below which logs are narrow: about those of a good policy that hardly explores."""
+
+NARROW = replace(SMALL, rac=replace(SMALL.rac, behaviour="density", lam=0.15, beta=0.5))
+"""For low-dimensional systems with narrow logs. The model knows little beyond such logs, and what it makes up there is
+what a policy that is hardly held would seek: it is held by KL(pi || pi_b), which weighs a step by the log's noise."""
+
 STANDARD = MerPOConfig(
     rac=RACConfig(
         actor_hidden=(128, 128),
@@ -99,6 +110,10 @@ STANDARD = MerPOConfig(
 """For locomotion-sized systems."""
 
 
-def default_config(info: SetInfo) -> MerPOConfig:
-    """`SMALL` up to `SMALL_DIMENSIONS` observation and action columns, else `STANDARD`."""
-    return SMALL if info.obs_dim + info.act_dim <= SMALL_DIMENSIONS else STANDARD
+def default_config(info: SetInfo, train: Sequence[TaskData] = ()) -> MerPOConfig:
+    """`STANDARD` above `SMALL_DIMENSIONS` observation and action columns; else `SMALL`, or `NARROW` where the logs of
+    the training tasks are."""
+    if info.obs_dim + info.act_dim > SMALL_DIMENSIONS:
+        return STANDARD
+    noise = action_noise(train) if train else None
+    return SMALL if noise is None or noise >= NARROW_NOISE else NARROW

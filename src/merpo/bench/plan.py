@@ -13,6 +13,7 @@ from typing import Any
 
 from merpo import api
 from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.presets import default_config
 from merpo.algorithms.rivals import adapt as single
 from merpo.algorithms.rivals import contextual
 from merpo.bench.study import WITH_META, Study, Variant
@@ -70,6 +71,13 @@ def _stored(family: str, quality: str, episodes: int, seed: int) -> TaskSet:
 def _content_hash(logs: Logs) -> str:
     data = logs.load()
     return data_hash(data.info, list(data))
+
+
+@cache
+def _defaults(logs: Logs) -> MerPOConfig:
+    """MerPO's settings for these training logs."""
+    data = logs.load()
+    return default_config(data.info, data.tasks)
 
 
 def data_hash(info: SetInfo, tasks: list[TaskData]) -> str:
@@ -190,15 +198,14 @@ def make_plan(study: Study) -> list[Series]:
     """Every row of every table, in the study's order."""
     found = []
     for family in study.families:
-        configs = {a: study.config(family, a) for a in (None, *study.alpha)}
-        has_own = [m for m in study.methods if m in single.MODEL_FREE or m in contextual.CONTEXT]
-        owns = {m: study.own_config(m, family) for m in has_own}
         for quality in study.qualities:
             for method in study.methods:
                 for variant in study.variants(method):
-                    config, own = configs[variant.alpha], owns.get(method)
                     known = (family, variant.trained_on or quality, study.episodes, study.data_seed)
                     train = Logs(*known, "train", study.train_tasks, outside=study.outside)
+                    has_own = method in single.MODEL_FREE or method in contextual.CONTEXT
+                    config = study.config(family, variant.alpha, _defaults(train))
+                    own = study.own_config(method, family, _defaults(train)) if has_own else None
                     test = Logs(
                         family, quality, study.episodes, study.data_seed, "test", study.test_tasks, variant.logs,
                         study.outside,

@@ -127,9 +127,10 @@ class Study:
             for family in self.families:
                 get_family(family).outside()
 
-    def config(self, family: str, alpha: float | str | None = None) -> MerPOConfig:
-        """MerPO's settings for a family. ConfigError names the setting that does not fit."""
-        base = default_config(get_family(family).info("medium", 0))
+    def config(self, family: str, alpha: float | str | None = None, base: MerPOConfig | None = None) -> MerPOConfig:
+        """MerPO's settings: those of the study in the place of `base`, the defaults for the logs at hand (without any,
+        those of the family's size). ConfigError names the setting that does not fit."""
+        base = base or default_config(get_family(family).info("medium", 0))
         changes = {name: getattr(self, name) for name in UPDATES if getattr(self, name) is not None}
         config = self._with_tables(base, "merpo", family, changes)
         if alpha is None:
@@ -138,9 +139,9 @@ class Study:
             return replace(config, rac=replace(config.rac, alpha_mode="adaptive"))
         return replace(config, rac=replace(config.rac, alpha=alpha, alpha_mode="fixed"))
 
-    def own_config(self, method: str, family: str) -> Any:
+    def own_config(self, method: str, family: str, base: MerPOConfig | None = None) -> Any:
         """The settings of a rival that has its own, with MerPO's budget. ConfigError as above."""
-        whole = self.config(family)
+        whole = self.config(family, base=base)
         budgeted = single.budgeted if method in single.MODEL_FREE else contextual.budgeted
         return self._with_tables(budgeted(method, whole), method, family)
 

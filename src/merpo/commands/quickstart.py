@@ -116,7 +116,7 @@ def _learn(name: str, options: Quickstart, show: Report, check: Callable[[], Non
         data = generate(name, QUALITY, EPISODES, SEED)
     used = {t.name for t in list(data.train)[:TRAIN_TASKS]}
     data = replace(data, tasks=tuple(t for t in data if t.split == "test" or t.name in used))
-    config = read_settings(data.info, options.config)
+    config = read_settings(data, options.config)
     if options.config is None and name in CONTEXT:
         config = replace(config, context=CONTEXT[name])
     meta = train(data, ref, config, (SEED,), folder, "overwrite", report=report, watch=watch)

@@ -26,7 +26,7 @@ LATER = (RECORD, "policies/*.safetensors", "curves/*", "results.*", "certificate
 
 if TYPE_CHECKING:
     from merpo.algorithms.merpo import MerPOConfig
-    from merpo.data import SetInfo, TaskSet
+    from merpo.data import TaskSet
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def run_train(options: Train) -> None:
     ref = DataRef(options.data, options.episodes, options.data_seed)
     with devices.use(count), devices.company(), watch.stage("data"):
         data = load_together(ref)
-    config = settings(data.info, options) if options.method == "merpo" else rival_settings(data.info, options)
+    config = settings(data, options) if options.method == "merpo" else rival_settings(data, options)
     seeds = options.seeds or (options.seed,)
     say(f"{options.data}: {len(data.train)} training tasks, {sum(len(t) for t in data.train)} transitions")
     states = Checkpoints(options.out / STATE, options.checkpoint_every)
@@ -207,9 +207,9 @@ def _check_finished(out: Path, ref: DataRef, seeds: Sequence[int]) -> None:
             )
 
 
-def settings(info: SetInfo, options: Train) -> MerPOConfig:
+def settings(data: TaskSet, options: Train) -> MerPOConfig:
     """The defaults for the data, then the file, then the flags. ConfigError names the setting that does not fit."""
-    config = read_settings(info, options.config)
+    config = read_settings(data, options.config)
     rac: dict[str, Any] = {
         "alpha": options.alpha,
         "alpha_mode": None if options.alpha is None else "fixed",
@@ -226,7 +226,7 @@ def settings(info: SetInfo, options: Train) -> MerPOConfig:
     return replace(config, **{k: v for k, v in top.items() if v is not None})
 
 
-def rival_settings(info: SetInfo, options: Train) -> Any:
+def rival_settings(data: TaskSet, options: Train) -> Any:
     """A context learner's defaults for the data with the file's settings in their place. ConfigError for flags that
     are MerPO's."""
     from merpo.algorithms.presets import default_config
@@ -238,18 +238,18 @@ def rival_settings(info: SetInfo, options: Train) -> Any:
     for name in ("train_updates", "adapt_updates", "alpha", "lam", "beta", "rollout_length", "precision"):
         if getattr(options, name) is not None:
             raise ConfigError(f"{name} is a setting of merpo, not of method={options.method!r}: use --config instead.")
-    config = budgeted(options.method, default_config(info))
+    config = budgeted(options.method, default_config(data.info, data.train.tasks))
     path = options.config
     return config if path is None else from_json(type(config), merged(to_json(config), _read_file(path)))
 
 
-def read_settings(info: SetInfo, path: Path | None) -> MerPOConfig:
+def read_settings(data: TaskSet, path: Path | None) -> MerPOConfig:
     """The defaults for the data, with the settings of a JSON file in their place."""
     from merpo.algorithms.merpo import MerPOConfig
     from merpo.algorithms.presets import default_config
     from merpo.runs import from_json, merged, to_json
 
-    config = default_config(info)
+    config = default_config(data.info, data.train.tasks)
     return config if path is None else from_json(MerPOConfig, merged(to_json(config), _read_file(path)))
 
 

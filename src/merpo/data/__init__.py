@@ -3,6 +3,7 @@
 from merpo.data.arrays import from_arrays
 from merpo.data.checks import Report, check
 from merpo.data.community import from_minari
+from merpo.data.coverage import action_noise
 from merpo.data.exchange import Columns, Imported, Settings, export_set, from_table, import_set, read_mapping
 from merpo.data.prepare import Preparation, action_bounds
 from merpo.data.sample import holdout_rows, sample_rows, split_episodes
@@ -29,6 +30,7 @@ __all__ = [
     "TaskSummary",
     "Transitions",
     "action_bounds",
+    "action_noise",
     "check",
     "default_root",
     "export_set",

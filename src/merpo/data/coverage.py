@@ -20,6 +20,8 @@ SAMPLE, POOL = 256, 4096
 """Rows drawn per task, and rows of the other tasks that they are compared with."""
 BINS = 10
 """Parts into which the range of an action column is divided."""
+FEW = 10
+"""Neighbours without which nothing is said of a task's noise."""
 NEAREST = 1e-3
 """States closer than this per column, in standard deviations, are always near each other."""
 APART = 0.5
@@ -82,12 +84,8 @@ def coverage(tasks: Sequence[TaskData], about: SetInfo) -> Coverage:
     std = pooled.std(axis=0) if len(pooled) else np.ones(about.obs_dim)
     scale = np.where(std > 1e-9, std, 1.0)
     obs = [x / scale for x in obs]
-    pairs = [_neighbours(t, about, scale) for t in tasks]
-    distances = [d for (d, _), t in zip(pairs, tasks, strict=True) if t.split == "train" and len(d)]
-    radius = None
-    if distances:  # never below rounding: equal states may be all there is
-        least = NEAREST * float(np.sqrt(about.obs_dim))
-        radius = max(float(np.quantile(np.concatenate(distances), 0.95)), least)
+    pairs = [_neighbours(t, scale) for t in tasks]
+    radius = _radius([d for (d, _), t in zip(pairs, tasks, strict=True) if t.split == "train"], about.obs_dim)
     found = []
     for i, task in enumerate(tasks):
         others = [x for j, (x, t) in enumerate(zip(obs, tasks, strict=True)) if j != i and t.split == "train"]
@@ -110,12 +108,35 @@ def coverage(tasks: Sequence[TaskData], about: SetInfo) -> Coverage:
                 split=task.split,
                 overlap=overlap,
                 actions=_support(task, about),
-                noise=float(np.median(close)) if len(close) >= 10 else None,
+                noise=float(np.median(close)) if len(close) >= FEW else None,
                 best_tenth=float(returns[-max(len(returns) // 10, 1) :].mean()),
                 score=score,
             )
         )
     return Coverage(tuple(found), *_quality(tasks))
+
+
+def action_noise(tasks: Sequence[TaskData]) -> float | None:
+    """Median over tasks of the median difference of the actions taken at neighbouring states, in standard deviations of
+    the action: 0 for a function of the state, about 1 for actions that hardly depend on it. None where nothing is near.
+    """
+    if not tasks:
+        return None
+    std = np.concatenate([_rows(t) for t in tasks]).std(axis=0)
+    pairs = [_neighbours(t, np.where(std > 1e-9, std, 1.0)) for t in tasks]
+    radius = _radius([d for d, _ in pairs], len(std))
+    close = [difference[distance <= radius] for distance, difference in pairs if radius is not None]
+    found = [float(np.median(c)) for c in close if len(c) >= FEW]
+    return float(np.median(found)) if found else None
+
+
+def _radius(distances: Sequence[Float[np.ndarray, " n"]], obs_dim: int) -> float | None:
+    """Within which states are neighbours: nearly all lie that near to one in other episodes of their task."""
+    known = [d for d in distances if len(d)]
+    if not known:
+        return None
+    # never below rounding: equal states may be all there is
+    return max(float(np.quantile(np.concatenate(known), 0.95)), NEAREST * float(np.sqrt(obs_dim)))
 
 
 def coverage_findings(covered: Coverage, about: SetInfo) -> Iterator[Finding]:
@@ -154,7 +175,7 @@ def _distance(a: Float[np.ndarray, "n k"], b: Float[np.ndarray, "m k"]) -> Float
 
 
 def _neighbours(
-    task: TaskData, about: SetInfo, scale: Float[np.ndarray, " obs"]
+    task: TaskData, scale: Float[np.ndarray, " obs"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Distance of states to the nearest one in another half of the episodes, and the difference of the actions."""
     t, start = task.transitions, np.asarray(task.episode_start)
