@@ -62,7 +62,7 @@ SMALL = MerPOConfig(
 NARROW_NOISE = 0.6
 """`action_noise` below which logs are narrow: about those of a good policy that hardly explores."""
 
-NARROW = replace(SMALL, rac=replace(SMALL.rac, behaviour="density", lam=0.15, beta=0.5))
+NARROW = replace(SMALL, rac=replace(SMALL.rac, behaviour="density", lam=0.15, beta=0.5, alpha_mode="adaptive"))
 """For low-dimensional systems with narrow logs. The model knows little beyond such logs, and what it makes up there is
 what a policy that is hardly held would seek: it is held by KL(pi || pi_b), which weighs a step by the log's noise."""
 

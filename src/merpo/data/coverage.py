@@ -130,7 +130,7 @@ def action_noise(tasks: Sequence[TaskData]) -> float | None:
     return float(np.median(found)) if found else None
 
 
-def _radius(distances: Sequence[Float[np.ndarray, " n"]], obs_dim: int) -> float | None:
+def _radius(distances: Sequence[Float[np.ndarray, " _"]], obs_dim: int) -> float | None:
     """Within which states are neighbours: nearly all lie that near to one in other episodes of their task."""
     known = [d for d in distances if len(d)]
     if not known:
