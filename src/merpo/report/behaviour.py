@@ -98,7 +98,8 @@ def _expertise(record: Mapping[str, Any], expert: Mapping[str, Any]) -> list[str
         level = f"Published expert level: {record['published']['text']}."
     else:
         level = "No published level is known for this family as it is defined here."
-    return [reached, level, "What a SAC of its own for each task would reach was not measured."]
+    own = "What a SAC of a task's own reaches, where that was measured: [own_agents.md](own_agents.md)."
+    return [reached, level, own]
 
 
 def _table(rows: Sequence[Mapping[str, Any]], tasks: int) -> list[str]:
