@@ -10,11 +10,13 @@ import pytest
 
 import merpo
 from merpo import ConfigError, StorageError, rivals
+from merpo.algorithms.rivals.policies import check_description, describe, skeleton
 from merpo.api import METHODS
 from merpo.cli import main
 from merpo.commands import record
 from merpo.data import Preparation
 from merpo.evaluation import results_from_json
+from merpo.networks import Actor
 from merpo.policies import PolicyTree
 from merpo.runs import read_meta, save_checkpoint, to_json
 from rival_cases import tiny
@@ -179,3 +181,13 @@ def test_a_context_learner_from_the_command_line(tmp_path, monkeypatch, capsys):
     ):
         assert main(wrong) == 2
         assert word in capsys.readouterr().err
+
+
+def test_a_linear_policy_can_be_stored():
+    net = Actor(3, 2, (), jax.random.key(0))
+    description = json.loads(json.dumps(describe(net)))
+    check_description(description)
+    like = skeleton(description, 3, 2)
+    assert jax.tree.map(np.shape, like) == jax.tree.map(np.shape, net)
+    with pytest.raises(ConfigError, match="hidden"):
+        check_description({"kind": "actor", "hidden": [0]})

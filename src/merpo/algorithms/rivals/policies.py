@@ -42,9 +42,9 @@ def check_description(description: Any) -> None:
         return type(x) is int and 1 <= x <= LARGEST
 
     for name in ("hidden",) if kind == "actor" else ("hidden", "vae_hidden"):
-        widths = description.get(name)
-        if not isinstance(widths, list) or not widths or not all(count(w) for w in widths):
-            raise ConfigError(f"network.{name}={widths!r}: expected the widths of at least one hidden layer.")
+        widths = description.get(name)  # none is a linear policy
+        if not isinstance(widths, list) or not all(count(w) for w in widths):
+            raise ConfigError(f"network.{name}={widths!r}: expected the widths of the hidden layers.")
     if kind == "actor":
         return
     limit, z = description.get("perturbation"), description.get("z")
