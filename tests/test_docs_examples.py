@@ -24,6 +24,7 @@ from merpo.commands.behaviour import Behaviour
 from merpo.commands.bench import Bench
 from merpo.commands.compare import Compare
 from merpo.commands.data import Data
+from merpo.commands.estimate import Estimate
 from merpo.commands.evaluate import Evaluate
 from merpo.commands.export import Export
 from merpo.commands.quickstart import Quickstart
@@ -46,6 +47,7 @@ COMMANDS = (
     Bench,
     Compare,
     Data,
+    Estimate,
     Evaluate,
     Export,
     Quickstart,
