@@ -9,6 +9,7 @@ import pytest
 from merpo.cli import main
 from merpo.errors import ConfigError
 from merpo.report.behaviour import behaviour_figure, behaviour_markdown, commands, number
+from merpo.report.own_agents import own_markdown
 from merpo.report.style import BLUE, VERMILION
 from merpo.tasks import families, get_family, shipped, training_record
 from merpo.tasks.analytic import is_analytic
@@ -47,6 +48,16 @@ def test_the_overview_has_the_records_figures():
         cells = [number(float(v)) for v in (np.mean(e), min(e), max(e), np.mean(record["random"]))]
         cells.append(published["text"] if published else "none known")
         assert f"| [{name}]({name}.md) | {' | '.join(cells)} |" in text
+
+
+def test_the_page_of_own_agents_is_made_from_its_numbers():
+    record = stored("own_agents")
+    assert (FOLDER / "own_agents.md").read_text() == own_markdown(record)
+    for run in record["runs"]:
+        assert len(run["own"]) == len(run["expert"]) == 100
+        assert f"{np.mean(run['own']):.0f}, where the shipped expert has {np.mean(run['expert']):.0f}" in (
+            FOLDER / "README.md"
+        ).read_text().replace("\n  ", " ")
 
 
 def test_a_resumed_run_lists_both_commands():

@@ -39,9 +39,8 @@ def own_markdown(record: Mapping[str, Any]) -> str:
     for family in dict.fromkeys(run["family"] for run in runs):
         mine = [run for run in runs if run["family"] == family]
         share = np.mean([np.mean(run["expert"]) for run in mine]) / np.mean([np.mean(run["own"]) for run in mine])
-        lines.append(
-            f"- {family}: over {len(mine)} task{'s' * (len(mine) > 1)} the shipped expert has {share:.0%} of what an own agent has."
-        )
+        over = f"over {len(mine)} task{'s' * (len(mine) > 1)}"
+        lines.append(f"- {family}: {over} the shipped expert has {share:.0%} of what an own agent has.")
     lines += [
         "",
         f"One run per task, seed {', '.join(map(str, sorted({run['seed'] for run in runs})))}; an agent is its run's"
