@@ -415,7 +415,7 @@ def test_init_starts_the_target_at_the_critic():
     "bad",
     [
         {"alpha": -0.1}, {"alpha": 1.1}, {"tau": 2.0}, {"lam": -1.0}, {"beta": -1.0}, {"temperature": -1.0},
-        {"batch": 0}, {"rollout_length": 0}, {"rollout_rows": 0}, {"imagine_every": 0}, {"buffer": 0},
+        {"batch": 0}, {"rollout_length": -1}, {"rollout_rows": 0}, {"imagine_every": 0}, {"buffer": 0},
         {"real_fraction": 0.0}, {"real_fraction": 1.0}, {"lam_range": (0.0, 1.0)}, {"lam_range": (2.0, 1.0)},
         {"alpha": float("nan")},
     ],

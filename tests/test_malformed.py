@@ -32,7 +32,7 @@ from merpo.algorithms.pipeline import Learned
 from merpo.commands import train as train_module
 from merpo.commands.record import DataRef, RunRecord, read_record
 from merpo.commands.train import read_settings
-from merpo.data import Preparation, storage
+from merpo.data import Preparation, TaskSet, storage
 from merpo.dynamics.ensemble import Ensemble, TargetScale
 from merpo.errors import MerpoError, StorageError
 from merpo.runs import Checkpoints, RunFolder, from_json, read_config, read_metrics, to_json
@@ -43,6 +43,7 @@ from toys import filled, linear_info, linear_set
 
 EACH = settings(max_examples=160, deadline=None, derandomize=True, database=None)
 SEEN: Counter[str] = Counter()
+NOTHING = TaskSet(linear_info(), ())
 
 
 class Bomb:
@@ -142,7 +143,7 @@ BASE = to_json(TINY)
 def edited_configurations(edit):
     with open("settings.json", "w") as f:
         json.dump(edited(BASE, *edit), f)
-    outcome(lambda: read_settings(linear_info(), train_module.Path("settings.json")), sane)
+    outcome(lambda: read_settings(NOTHING, train_module.Path("settings.json")), sane)
 
 
 @settings(EACH, max_examples=60)
@@ -150,7 +151,7 @@ def edited_configurations(edit):
 def damaged_configurations(damage):
     with open("settings.json", "wb") as f:
         f.write(apply(json.dumps(BASE).encode(), damage))
-    outcome(lambda: read_settings(linear_info(), train_module.Path("settings.json")), sane)
+    outcome(lambda: read_settings(NOTHING, train_module.Path("settings.json")), sane)
 
 
 def test_configurations():
@@ -160,7 +161,7 @@ def test_configurations():
     for text in ("[" * 100_000, "[]", "null", '{"rac": 3}', '{"format": 1, "config": []}', "1" * 5000):
         with open("settings.json", "w") as f:
             f.write(text)
-        outcome(lambda: read_settings(linear_info(), train_module.Path("settings.json")), lambda c: False)
+        outcome(lambda: read_settings(NOTHING, train_module.Path("settings.json")), lambda c: False)
     assert SEEN["refused"] >= 120
 
 
