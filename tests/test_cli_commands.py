@@ -12,6 +12,7 @@ import pytest
 
 import merpo
 from merpo.cli import main
+from merpo.commands import adapt as adapt_module
 from merpo.commands import quickstart as quickstart_module
 from merpo.commands.record import read_record
 from merpo.evaluation import results_from_json
@@ -152,7 +153,7 @@ def test_adapting_to_something_else_removes_the_old_policies(run, home, tmp_path
     assert list(results.returns) == ["meta-policy", "bc"]
 
 
-def test_variants_are_methods_of_their_own(run, home, tmp_path, capsys):
+def test_variants_are_methods_of_their_own(run, tmp_path, monkeypatch):
     copy, file = tmp_path / "copy", tmp_path / "variants.toml"
     shutil.copytree(run, copy)
     file.write_text(
@@ -178,6 +179,23 @@ def test_variants_are_methods_of_their_own(run, home, tmp_path, capsys):
     assert main([*call, "--resume"]) == 0
     changed = {n for n in names if (copy / "policies" / f"{n}.safetensors").stat().st_mtime_ns != before[n]}
     assert changed == {"merpo-longer"}
+
+    # killed between two variants that both changed: the one that was not made again keeps its old settings on record
+    file.write_text("[same]\nbc_updates = 10\n\n[longer]\nadapt_updates = 20\n")
+    monkeypatch.setattr(adapt_module, "_varied", _stops_at("merpo-longer"))
+    assert main([*call, "--resume"]) == 130
+    kept = read_record(copy).adapted["variants"]
+    assert kept["merpo-same"] == {"bc_updates": 10}
+    assert kept["merpo-longer"] == {"adapt_updates": 30}
+
+
+def _stops_at(name, real=adapt_module._varied):
+    def varied(meta, method, *rest):
+        if method == name:
+            raise KeyboardInterrupt
+        return real(meta, method, *rest)
+
+    return varied
 
 
 @pytest.mark.parametrize(

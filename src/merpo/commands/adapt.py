@@ -185,7 +185,8 @@ def adapt(
             kept = in_order((*record.adapted.get("methods", ()), method), METHODS)
             # recorded method by method: after a kill the record names exactly the policies that are there
             record = record.timed(f"adapt {method}", time.perf_counter() - begin)
-            settings = {m: t for m, t in {**record.adapted.get("variants", {}), **variants}.items() if m in kept}
+            settings = dict(record.adapted.get("variants", {}))
+            settings |= {method: variants[method]} if method in variants else {}
             record = replace(record, adapted={**target, "methods": kept, "variants": settings})
             record.save(folder)
         states.clear()

@@ -115,7 +115,7 @@ def drift_panel(check: ModelCheck, used: int) -> str:
     steps = np.arange(1, len(check.drift) + 1, dtype=float)
     low, middle, high = check.drift.T
     chart = panel("drift", [Series("", "m-merpo", steps, middle, low, high)], "imagined steps", 250.0)
-    if used < len(check.drift):
+    if 0 < used < len(check.drift):
         at = 46 + (PANEL - 54) * (used - 1) / max(len(check.drift) - 1, 1)
         mark = f'<path class="diagonal" d="M{at:.1f} 10L{at:.1f} 216"/>'
         mark += f'<text class="tick" x="{at + 4:.1f}" y="20">used: {used}</text>'
