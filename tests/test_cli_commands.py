@@ -466,6 +466,7 @@ def test_behaviour_list_shows_recorded_returns(home, capsys):
 @pytest.mark.slow
 def test_quickstart(home, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quickstart_module, "EPISODES", 2)
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as here, in the processes of the two families
     args = ["quickstart", "--out", str(tmp_path / "q"), "--config", str(home / "tiny.json"), "--verbose"]
     assert main(args) == 0
     out = capsys.readouterr().out

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from merpo.commands.adapt import adapt
 from merpo.commands.evaluate import evaluate, write
+from merpo.commands.processes import side_by_side
 from merpo.commands.record import DEFAULT_METHODS, DataRef
 from merpo.commands.session import Stopwatch, emphasise, say
 from merpo.commands.stages import Report, Stages
@@ -52,68 +53,39 @@ class Outcome:
     """What one family's path has led to."""
 
     results: Results
-    tasks: TaskSet
-    policies: Mapping[str, merpo.PolicySet]
     watch: Stopwatch = field(default_factory=Stopwatch)
 
 
 def run_quickstart(options: Quickstart) -> None:
     """Run the command: both families side by side, then what came of each."""
+    from merpo.report import print_table
+
     # Compilation is a third of this command's time; the lighter one takes a third less and learns a tenth slower.
     os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}".strip()
-    whole = Stopwatch()
+    begin = time.perf_counter()
     say(f"{' and '.join(FAMILIES)}: {QUALITY} data, {EPISODES} logged episodes per task, seed {SEED}")
-    with whole.stage("learning"), Stages() as bars:
-        outcomes = _side_by_side(lambda name, check: _learn(name, options, bars.prefixed(name), check))
+    with Stages() as bars:
+        outcomes = side_by_side(partial(learn, options=options, episodes=EPISODES), FAMILIES, bars.prefixed)
     for name, outcome in outcomes.items():
         folder = options.out / name
         say()
-        with whole.stage("figures"):
-            _present(name, outcome, folder)
+        print_table(outcome.results)
         emphasise(sentence(name, outcome.results))
         say(f"Figures: {folder / 'returns.png'}, {folder / 'paths.png'}")
-    say(f"\nTook {sum(whole.seconds.values()):.0f} s.")
+    say(f"\nTook {time.perf_counter() - begin:.0f} s.")
     if options.verbose:
         for name, outcome in outcomes.items():
             say("\n".join([f"Stage times of {name}:", *outcome.watch.lines()]))
-        say("\n".join(["In all:", *whole.lines()]))
 
 
-def _side_by_side(work: Callable[[str, Callable[[], None]], Outcome]) -> dict[str, Outcome]:
-    """One thread per family: compilation and small networks each keep one core busy, and there are two.
-
-    `work(name, check)` calls `check` now and then; after Ctrl-C or an error in the other thread that ends it.
-    """
-    stop = Event()
-
-    def check() -> None:
-        if stop.is_set():
-            raise CancelledError
-
-    pool = ThreadPoolExecutor(len(FAMILIES))
-    try:
-        jobs = {name: pool.submit(work, name, check) for name in FAMILIES}
-        wait(jobs.values(), return_when=FIRST_EXCEPTION)
-        failed = [job for job in jobs.values() if job.done() and job.exception() is not None]
-        if failed:
-            failed[0].result()  # raises
-        return {name: job.result() for name, job in jobs.items()}
-    finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _learn(name: str, options: Quickstart, show: Report, check: Callable[[], None]) -> Outcome:
+def learn(name: str, report: Report, options: Quickstart, episodes: int) -> Outcome:
+    """One family's path, with its figures."""
     from merpo.tasks import generate
 
-    def report(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-        check()
-        show(stage, done, total, figures)
-
     watch, folder = Stopwatch(), options.out / name
-    ref = DataRef(f"{name}/{QUALITY}", EPISODES, SEED)
+    ref = DataRef(f"{name}/{QUALITY}", episodes, SEED)
     with watch.stage("generating data"):
-        data = generate(name, QUALITY, EPISODES, SEED)
+        data = generate(name, QUALITY, episodes, SEED)
     used = {t.name for t in list(data.train)[:TRAIN_TASKS]}
     data = replace(data, tasks=tuple(t for t in data if t.split == "test" or t.name in used))
     config = read_settings(data, options.config)
@@ -122,18 +94,19 @@ def _learn(name: str, options: Quickstart, show: Report, check: Callable[[], Non
     meta = train(data, ref, config, (SEED,), folder, "overwrite", report=report, watch=watch)
     policies = adapt(meta, data.test, ref, DEFAULT_METHODS, folder, report, watch)
     results = evaluate(policies, data.test, folder, episodes=1, seed=SEED, watch=watch)
-    return Outcome(results, data.test, policies, watch)
+    with watch.stage("figures"):
+        write(results, folder, None, figure=True)
+        _draw_paths(name, data.test, policies, folder)
+    return Outcome(results, watch)
 
 
-def _present(name: str, outcome: Outcome, folder: Path) -> None:
-    from merpo.report import print_table, trajectories_figure
+def _draw_paths(name: str, tasks: TaskSet, policies: Mapping[str, merpo.PolicySet], folder: Path) -> None:
+    from merpo.report import trajectories_figure
     from merpo.tasks import get_family
 
-    write(outcome.results, folder, None, figure=True)
-    print_table(outcome.results)
-    family, tasks = get_family(name), outcome.tasks
+    family = get_family(name)
     ids = [task_id(t.name) for t in tasks]
-    shown = {m: paths(outcome.policies[m].act(SEED), family, ids) for m in (META, "merpo")}
+    shown = {m: paths(policies[m].act(SEED), family, ids) for m in (META, "merpo")}
     logged = {t.name: [positions(t, e) for e in range(min(8, t.episodes))] for t in tasks}
     trajectories_figure(
         folder / "paths.png",

@@ -1,7 +1,7 @@
 """Progress of work in stages: one bar per stage on a terminal, plain occasional lines elsewhere.
 
 Learning reports through a callback `report(stage, done, total, figures)`; stages become known when they first report,
-and two families may report at once from two threads.
+and several families may report at once, each under a prefix of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Stage:
     title: str
     total: int
     began: float
-    """When the thread that reports it reported last: compilation is part of a stage's time."""
+    """When who reports it reported last: compilation is part of a stage's time."""
     first: tuple[float, int]
     """Time and count of the first report; speed is measured from there, since before it lies the compilation."""
     printed: float
@@ -54,7 +54,7 @@ class Stages:
         self._stream = stream if stream is not None else sys.stdout
         self._lock = threading.Lock()
         self._stages: dict[str, _Stage] = {}
-        self._last: dict[int, float] = {}
+        self._last: dict[tuple[str, int], float] = {}
         self._bars: Any = None
 
     def __enter__(self) -> Stages:
@@ -72,18 +72,29 @@ class Stages:
 
     def report(self, stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         """Show that `done` of `total` units of `stage` are finished."""
+        self._show("", stage, done, total, figures)
+
+    def prefixed(self, prefix: str) -> Report:
+        """The same report with `prefix` before the name of every stage, for work side by side."""
+
+        def report(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+            self._show(prefix, f"{prefix}: {stage}", done, total, figures)
+
+        return report
+
+    def _show(self, prefix: str, stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         text = "  ".join(f"{short} {figures[name]:.4g}" for name, short in SHOWN.items() if name in figures)
+        who = (prefix, threading.get_ident())
         with self._lock:
-            now, thread = time.perf_counter(), threading.get_ident()
+            now, before = time.perf_counter(), self._last.get(who, self._entered)
             known = self._stages.get(stage)
             if known is None:
-                known = _Stage(stage, total, self._last.get(thread, self._entered), (now, done), now)
-                self._stages[stage] = known
+                known = self._stages[stage] = _Stage(stage, total, before, (now, done), now)
                 if self._bars is not None:
                     known.bar = self._bars.add_task(stage, total=total, figures="", rate="")
             elif done <= known.done:  # the same work once more, for the next seed
-                known.began, known.first = self._last.get(thread, self._entered), (now, done)
-            known.done, self._last[thread] = done, now
+                known.began, known.first = before, (now, done)
+            known.done, self._last[who] = done, now
             rate = known.rate(now, done)
             if self._bars is not None:
                 self._bars.update(known.bar, completed=done, figures=text, rate=rate)
@@ -92,14 +103,6 @@ class Stages:
                 clock = f"took {now - known.began:.1f} s" if done >= total else ""
                 parts = (f"{stage}: {done}/{total}", rate, clock, text)
                 print("  ".join(p for p in parts if p), file=self._stream, flush=True)
-
-    def prefixed(self, prefix: str) -> Report:
-        """The same report with `prefix` before the name of every stage, for work side by side."""
-
-        def report(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
-            self.report(f"{prefix}: {stage}", done, total, figures)
-
-        return report
 
 
 def _rich_bars(stream: Any) -> Any:
