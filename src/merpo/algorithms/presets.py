@@ -74,6 +74,7 @@ STANDARD = MerPOConfig(
         critic_lr=1e-3,
         gamma=0.98,
         warmup=1000,
+        batch=128,
         real_fraction=0.8,
         tau=0.02,
         alpha=0.6,
