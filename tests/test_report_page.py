@@ -15,13 +15,14 @@ from merpo.algorithms.merpo import MerPOConfig
 from merpo.commands import traces as traces_module
 from merpo.data import TaskSet, info
 from merpo.dynamics.calibration import LEVELS, ModelCheck
-from merpo.evaluation import Interval, Protocol, Results, compare
+from merpo.evaluation import Interval, Protocol, Results, compare, task_id
 from merpo.guarantee import Certificate
 from merpo.guarantee.bounds import Comparison as Bound
 from merpo.report.page import RunView, Trace, Traces, page
 from merpo.report.page.svg import number, ticks
 from merpo.report.page.text import percent
 from merpo.runs import config_hash, to_json
+from merpo.tasks import generate, get_family
 
 rng = np.random.default_rng(0)
 TASKS = ("task-1", "task-2", "task-3")
@@ -172,6 +173,26 @@ def test_policies_over_time_where_there_is_no_plane(first):
     text = page([replace(first, traces=found)])
     assert f"<h4>task-3: {found.columns[2]}</h4>" in text
     assert "no simulator" not in text
+
+
+def test_a_mujoco_family_is_shown_by_one_real_episode_of_each_policy(first):
+    """On hoppers: the log's own uniform actions beside a policy that only falls, which differs from task to task."""
+    family = get_family("hopper-params")
+    data = generate("hopper-params", "random", 2, 0)
+    tasks = replace(data, tasks=tuple(data.test)[:2])
+    idle = SimpleNamespace(seeds=(0,), act=lambda seed: lambda obs, step: np.zeros((*obs.shape[:2], 3), np.float32))
+    found = traces_module.traces(tasks, {"merpo": idle})
+    assert found.kind == "returns"
+    assert [t.task for t in found.tasks] == [t.name for t in tasks]
+    for shown, task in zip(found.tasks, tasks, strict=True):
+        run = family.rollout(idle.act(0), [task_id(task.name)], 1, 0)
+        line = shown.policies["merpo"]
+        assert line[-1, 0] == run.length[0, 0] - 1 < 200
+        np.testing.assert_allclose(line[-1, 1], run.returns[0, 0], rtol=1e-5)
+        np.testing.assert_allclose([own[-1, 1] for own in shown.logged], task.returns(), rtol=1e-5)
+    assert len({t.policies["merpo"][-1, 1] for t in found.tasks}) == 2
+    text = page([replace(first, traces=found)])
+    assert f"<h4>{tasks[1].name}: {found.columns[2]}</h4>" in text
 
 
 def test_without_a_simulator_actions_are_shown(first):
