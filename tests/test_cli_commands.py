@@ -142,7 +142,7 @@ def _forbidden(*args, **kwargs):
     raise AssertionError("an estimate must not simulate")
 
 
-def test_adapting_to_something_else_removes_the_old_policies(run, home, tmp_path):
+def test_adapting_to_something_else_removes_the_old_policies(run, home, tmp_path, capsys, monkeypatch):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     assert main(["adapt", str(copy), "--tasks", "task-041", "task-044", "--methods", "bc"]) == 0
@@ -151,6 +151,10 @@ def test_adapting_to_something_else_removes_the_old_policies(run, home, tmp_path
     assert main(["evaluate", str(copy), "--episodes", "1", "--no-figure"]) == 0
     results = results_from_json(json.loads((copy / "results.json").read_text()))
     assert list(results.returns) == ["meta-policy", "bc"]
+    assert f"next: merpo evaluate {copy}" in capsys.readouterr().out
+    monkeypatch.setattr("merpo.tasks.families", lambda: ())
+    assert main(["adapt", str(copy), "--tasks", "task-041", "--methods", "bc"]) == 0
+    assert f"next: merpo estimate {copy}" in capsys.readouterr().out
 
 
 def test_variants_are_methods_of_their_own(run, tmp_path, monkeypatch):

@@ -83,6 +83,7 @@ class Adapt:
 def run_adapt(options: Adapt) -> None:
     """Run the command."""
     from merpo.certified import Choices
+    from merpo.tasks import families
 
     watch = Stopwatch()
     choices = Choices(options.choose_alpha, options.choose_lam, options.choose_updates)
@@ -102,7 +103,8 @@ def run_adapt(options: Adapt) -> None:
             certify=options.certify, insist=options.insist, choices=choices, resume=options.resume,
             every=options.checkpoint_every, variants=variants,
         )  # fmt: skip
-    say(f"Policies: {options.run_dir / 'policies'}  (next: merpo evaluate {options.run_dir})")
+    following = "evaluate" if tasks.info.family in families() else "estimate"
+    say(f"Policies: {options.run_dir / 'policies'}  (next: merpo {following} {options.run_dir})")
     if options.verbose:
         say("\n".join(["Stage times:", *watch.lines()]))
 

@@ -84,7 +84,7 @@ def evaluate(
     if tasks.info.family not in families():
         raise ConfigError(
             f"family={tasks.info.family!r} has no simulator: known are {', '.join(families())}. Policies for other data"
-            " can be used (merpo.PolicySet.load) but not simulated."
+            " can be used (merpo.PolicySet.load) but not simulated; merpo estimate says from the logs what they return."
         )
     family = family_of(tasks.info)
     ids = [task_id(t.name) for t in tasks]
