@@ -98,6 +98,19 @@ def test_fit_reports_and_keeps_its_curves(fitted):
     assert meta.seeds == (3, 5)
 
 
+def test_only_fresh_critics_are_waited_for(fitted, adapted, data):
+    """Critics from the meta-critic have values: no warm-up, in which the policy would only follow its anchors."""
+    obs = np.random.default_rng(0).normal(size=(7, 2))
+
+    def actions(settings):
+        return fitted[0].adapting({"rac.warmup": 1000, **settings}).adapt_many(data.test, models=models).policy(0)(obs)
+
+    models = fitted[0].adapt_models(data.test)
+    np.testing.assert_array_equal(actions({}), adapted.policy(0)(obs))
+    cold = fitted[0].adapting({"warm_critic": False}).adapt_many(data.test, models=models)
+    assert np.abs(actions({"warm_critic": False}) - cold.policy(0)(obs)).max() > 1e-4
+
+
 def test_adapt_and_act(fitted, adapted, data):
     assert adapted.tasks == tuple(t.name for t in data.test)
     policy = adapted.policy(data.test[1].name, seed=5)

@@ -252,11 +252,15 @@ def adapt(
 ) -> Adapted:
     """Policies for new tasks from their logs and adapted models.
 
-    `merpo`: policy from pi_c, critics from the meta-critic, RAC against pi_c.
+    `merpo`: policy from pi_c, critics from the meta-critic, RAC against pi_c. There is no warm-up: these critics have
+    values to begin with, and following the anchors alone would only take the policy from pi_c towards the log.
     `rac`: policy and critics from scratch, the objective without its last term: the learner without the meta-policy.
     """
+    warm = method == "merpo" and config.warm_critic
     if method == "rac":  # there is nothing to balance
         config = replace(config, rac=replace(config.rac, alpha_mode="fixed"))
+    if warm:
+        config = replace(config, rac=replace(config.rac, warmup=0))
     batch, models = new.batch, new.models
     n = int(batch.rows.count.shape[0])
     where = Where(f"adapting ({method})", tuple(seeds), new.names, config)
@@ -275,7 +279,6 @@ def adapt(
         jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, config.rac))(init_keys),
     )
     anchor = merpo.for_jobs(learned.meta_actor, z, n)
-    warm = method == "merpo" and config.warm_critic
     critic = merpo.for_jobs(learned.meta_critic, z, n) if warm else fresh_critic
     learners = merpo.init_learners(anchor if method == "merpo" else fresh_actor, critic, config.rac)
     if method == "rac":  # the term of pi_c is left out; the weight of the other, lambda alpha, stays what it is

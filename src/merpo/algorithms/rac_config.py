@@ -36,8 +36,9 @@ class RACConfig:
     gamma: float | None = None
     """Discount used in learning; None takes the data set's. A shorter horizon converges in fewer updates."""
     warmup: int = 0
-    """Updates at the start of a phase in which the actor only follows its anchors, while the critics learn to
-    evaluate it: improving on values that do not exist yet would only lead it astray."""
+    """Updates at the start of a phase in which the actor only follows its anchors, while fresh critics learn to
+    evaluate it: improving on values that do not exist yet would only lead it astray. None in an adaptation whose
+    critics start from the meta-critic."""
     batch: int = 256
     """Rows per update, real and imagined together."""
     real_fraction: float = 0.5
