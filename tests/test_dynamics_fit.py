@@ -21,6 +21,7 @@ from merpo.dynamics.fit import (
     of_task,
     optimiser,
     pool_chunk,
+    reach_of,
     split_rows,
     take,
 )
@@ -148,7 +149,7 @@ def test_adaptation_keeps_the_best(tasks, rows):
     wild = replace(CONFIG, learning_rate=0.5)  # steps so large that most of them do harm
     meta = ensemble(0, 2, 1, CONFIG)
     fitted, curve = adapt_models(
-        meta, stacked, rows, unit_scale(2), jax.random.key(0), config=wild, learn_termination=False
+        meta, stacked, rows, unit_scale(2, 1e-3), jax.random.key(0), config=wild, learn_termination=False
     )
     assert curve.shape == (3, 5)
     error = jax.jit(lambda m, r, v: holdout_error(m, r, v, unit_scale(2)))
@@ -159,6 +160,9 @@ def test_adaptation_keeps_the_best(tasks, rows):
         np.testing.assert_allclose(after, fitted.error[n], rtol=1e-5)
         assert float(curve[n, 0]) == pytest.approx(before.mean(), rel=1e-5)
         assert sorted(np.argsort(after)[:2].tolist()) == sorted(np.asarray(fitted.elites[n]).tolist())
+        low, high = reach_of(pick(stacked.transitions, n), unit_scale(2, 1e-3))
+        np.testing.assert_array_equal(np.asarray(fitted.reach)[:, n], [low, high])
+        assert (low < -1e-3).any()
 
 
 def test_from_the_meta_model_few_steps_reach_what_scratch_needs_many_for():

@@ -12,7 +12,7 @@ from merpo import DynamicsConfig
 from merpo.algorithms.pipeline import termination_rule
 from merpo.data import Bounds, Preparation
 from merpo.data.types import SetInfo, Transitions
-from merpo.dynamics.fit import FittedModel
+from merpo.dynamics.fit import FittedModel, reach_of
 from merpo.dynamics.imagination import Ring, imagine, predict
 from merpo.dynamics.termination import Termination
 from merpo.evaluation import imagined_return
@@ -110,6 +110,29 @@ def test_prediction_is_unscaled_and_kept_in_range():
     np.testing.assert_allclose(next_obs[:, 0, 0], [2.0, 2.0, 1.1, 2.0], atol=1e-5)  # 2.1 and 18.1 are held at 2
     np.testing.assert_allclose(next_obs[:, 0, 1], 0.2, atol=1e-5)
     np.testing.assert_allclose(reward[:, 0], [0.3, 10.3, 20.3, 30.3], atol=1e-4)
+
+
+def test_imagination_goes_where_a_new_task_was_logged():
+    """The training tasks' range ends at 2; the new log's goes from 0 to 4 in column 0, that is to 6 when widened."""
+    scale = eqx.tree_at(
+        lambda s: (s.obs_low, s.obs_high),
+        unit_scale(2),
+        (jnp.full(2, -2.0, jnp.float32), jnp.full(2, 2.0, jnp.float32)),
+    )
+    obs = jnp.asarray([[0.0, 0.0], [4.0, 1.0]], jnp.float32)
+    none = jnp.zeros(2, jnp.float32)
+    log = Transitions(obs, none[:, None], none, obs, none > 0, none > 0)
+    low, high = reach_of(log, scale)
+    np.testing.assert_allclose(low, [-2.0, -2.0])
+    np.testing.assert_allclose(high, [6.0, 2.0])
+
+    fitted, start = drifting([1.0, 9.0, 1.0, 1.0]), jnp.zeros((3, 2), jnp.float32)
+    held, _ = rollout(fitted, start, 8, NEVER, scale)
+    freed, _ = rollout(
+        eqx.tree_at(lambda f: f.reach, fitted, (low, high), is_leaf=lambda x: x is None), start, 8, NEVER, scale
+    )
+    np.testing.assert_allclose(held.next_obs[:, 0, 0], [1, 2, 2, 2, 2, 2, 2, 2], atol=1e-4)
+    np.testing.assert_allclose(freed.next_obs[:, 0, 0], [1, 2, 3, 4, 5, 6, 6, 6], atol=1e-4)
 
 
 def test_noise_has_the_predicted_deviation():

@@ -71,7 +71,7 @@ def replay(
     key: PRNGKeyArray,
 ) -> Float[Array, "step row obs"]:
     """Imagined states under given actions; every row keeps to one elite (rows are dealt evenly among them)."""
-    elites = fitted.elites.shape[0]
+    elites, scale = fitted.elites.shape[0], fitted.within(scale)
     model = jax.tree.map(lambda x: x[fitted.elites], fitted.model)
     rows, obs_dim = start.shape
 

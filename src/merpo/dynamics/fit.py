@@ -54,6 +54,25 @@ class FittedModel(eqx.Module):
     model: Ensemble
     elites: Int[Array, "*task elite"]
     error: Float[Array, "*task member"]
+    reach: tuple[Float[Array, "*task obs"], Float[Array, "*task obs"]] | None = None
+    """Bounds of imagined states; None: those of the training tasks."""
+
+    def within(self, scale: TargetScale) -> TargetScale:
+        """The same units, with this task's bounds."""
+        if self.reach is None:
+            return scale
+        return TargetScale(scale.mean, scale.std, *self.reach)
+
+
+def reach_of(data: Transitions, scale: TargetScale) -> tuple[Float[Array, " obs"], Float[Array, " obs"]]:
+    """The training tasks' bounds, and beyond them where the task's own logged range, widened by half its width, goes.
+
+    A new task may be logged where no training task was. (Padding rows are zeros, the training tasks' mean.)
+    """
+    both = jnp.concatenate([data.obs, data.next_obs])
+    low, high = jnp.min(both, axis=0), jnp.max(both, axis=0)
+    margin = 0.5 * (high - low)
+    return jnp.minimum(scale.obs_low, low - margin), jnp.maximum(scale.obs_high, high + margin)
 
 
 def split_rows(tasks: Sequence[TaskData], config: DynamicsConfig, seed: int) -> Rows:
@@ -312,7 +331,7 @@ def adapt_one(
     carry = (start, optimiser(config).init(start), start, first)
     done = jnp.arange(checks, dtype=jnp.float32) / max(checks - 1, 1)
     (_, _, best, error), curve = jax.lax.scan(body, carry, (jax.random.split(key, checks), done))
-    fitted = FittedModel(best, elite_indices(error, config.elites), error)
+    fitted = FittedModel(best, elite_indices(error, config.elites), error, reach_of(data, scale))
     return fitted, jnp.concatenate([jnp.mean(first)[None], curve])
 
 

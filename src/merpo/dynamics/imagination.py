@@ -52,7 +52,7 @@ def imagine(
     Returns flat transitions [length * rows] and which of them are real: rows after an imagined termination are not.
     The number of rows must be a multiple of the number of elites.
     """
-    elites = fitted.elites.shape[0]
+    elites, scale = fitted.elites.shape[0], fitted.within(scale)
     model = jax.tree.map(lambda x: x[fitted.elites], fitted.model)
     rows, obs_dim = start.shape
     grouped = start.reshape(elites, rows // elites, obs_dim)
