@@ -37,6 +37,7 @@ def side_by_side(work: Callable[[str, Report], T], names: Sequence[str], show: C
     context = multiprocessing.get_context("spawn")  # a fork of a process that has threads may deadlock
     shares = _core_shares(len(names))
     open_ends: dict[Any, str] = {}
+    end: Any
     processes: dict[str, Any] = {}
     results: dict[str, T] = {}
     try:
