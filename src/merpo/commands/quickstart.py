@@ -38,7 +38,7 @@ TRAIN_TASKS = 25
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Meta-train, adapt to unseen tasks and evaluate, on two small families (about three minutes)."""
+    """Meta-train, adapt to unseen tasks and evaluate, on two small families (three to five minutes)."""
 
     out: Path = Path("quickstart")
     """Folder for one run folder per family; earlier quickstart runs in it are replaced."""
