@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from merpo.commands.processes import side_by_side
+from merpo.commands.processes import in_processes
 from merpo.errors import ConfigError, MerpoError
 
 
@@ -42,7 +42,7 @@ def no_report(name):
 
 def test_each_works_in_a_process_of_its_own_and_results_keep_their_order():
     seen = []
-    found = side_by_side(squares, ("3", "2"), lambda name: lambda *content: seen.append((name, content)))
+    found = in_processes(squares, ("3", "2"), lambda name: lambda *content: seen.append((name, content)))
     assert [(n, f["square"]) for n, f in found.items()] == [("3", 9), ("2", 4)]
     assert len({os.getpid(), *(f["process"] for f in found.values())}) == 3
     assert [content for name, content in seen if name == "2"] == [("counting", i, 3, {}) for i in (1, 2, 3)]
@@ -60,7 +60,7 @@ def test_each_works_in_a_process_of_its_own_and_results_keep_their_order():
 def test_an_error_of_one_is_raised_here_and_ends_the_others(name, kind, words):
     begin = time.perf_counter()
     with pytest.raises(kind, match=words):
-        side_by_side(troubled, ("patient", name), no_report)
+        in_processes(troubled, ("patient", name), no_report)
     assert time.perf_counter() - begin < 60  # the patient one alone would take 100 s
 
 
@@ -73,5 +73,5 @@ def test_an_error_here_ends_all_of_them():
 
     begin = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(troubled, ("patient",), interrupted)
+        in_processes(troubled, ("patient",), interrupted)
     assert time.perf_counter() - begin < 60

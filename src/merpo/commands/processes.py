@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -27,7 +28,7 @@ PATIENCE = 10.0
 """Seconds in which a process that is no longer wanted may finish what it writes, before it is ended."""
 
 
-def side_by_side(work: Callable[[str, Report], T], names: Sequence[str], show: Callable[[str], Report]) -> dict[str, T]:
+def in_processes(work: Callable[[str, Report], T], names: Sequence[str], show: Callable[[str], Report]) -> dict[str, T]:
     """`work(name, report)` for every name, each in a process of its own, and what each returned.
 
     `work` can be pickled (a module's function, or a `partial` of one) and calls `report` now and then: `show(name)` is
@@ -97,20 +98,21 @@ def _work(work: Callable[[str, Report], Any], name: str, end: Connection, cores:
         with lock:
             end.send((REPORT, content))
 
-    with suppress(BrokenPipeError):
-        try:
-            end.send((RESULT, work(name, report)))
-        except BrokenPipeError:
-            raise
-        except BaseException as error:
-            error.add_note(f"In the process of {name}:\n{traceback.format_exc()}")
-            _send_error(end, error)
-
-
-def _send_error(end: Connection, error: BaseException) -> None:
     try:
-        end.send((ERROR, error))
+        last = (RESULT, work(name, report))
     except BrokenPipeError:
-        raise
-    except Exception:  # what cannot be pickled is told in words
-        end.send((ERROR, MerpoError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")))
+        return  # nobody listens any more
+    except BaseException as error:
+        error.add_note(f"In the process of {name}:\n{traceback.format_exc()}")
+        last = (ERROR, _picklable(error))
+    with suppress(BrokenPipeError):
+        end.send(last)
+
+
+def _picklable(error: BaseException) -> BaseException:
+    """The error, or its words where it cannot be sent."""
+    try:
+        pickle.dumps(error)
+    except Exception:
+        return MerpoError(f"{type(error).__name__}: {error}\n" + "".join(error.__notes__))
+    return error

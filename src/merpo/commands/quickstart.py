@@ -14,7 +14,7 @@ import numpy as np
 
 from merpo.commands.adapt import adapt
 from merpo.commands.evaluate import evaluate, write
-from merpo.commands.processes import side_by_side
+from merpo.commands.processes import in_processes
 from merpo.commands.record import DEFAULT_METHODS, DataRef
 from merpo.commands.session import Stopwatch, emphasise, say
 from merpo.commands.stages import Report, Stages
@@ -65,7 +65,7 @@ def run_quickstart(options: Quickstart) -> None:
     begin = time.perf_counter()
     say(f"{' and '.join(FAMILIES)}: {QUALITY} data, {EPISODES} logged episodes per task, seed {SEED}")
     with Stages() as bars:
-        outcomes = side_by_side(partial(learn, options=options, episodes=EPISODES), FAMILIES, bars.prefixed)
+        outcomes = in_processes(partial(learn, options=options, episodes=EPISODES), FAMILIES, bars.prefixed)
     for name, outcome in outcomes.items():
         folder = options.out / name
         say()
