@@ -111,6 +111,24 @@ def test_only_fresh_critics_are_waited_for(fitted, adapted, data):
     assert np.abs(actions({"warm_critic": False}) - cold.policy(0)(obs)).max() > 1e-4
 
 
+def test_a_task_unlike_the_others_has_a_model_of_its_own(fitted, data):
+    """Adapted by steps that hardly move it phi_m is wrong on a log with rewards and moves turned round."""
+    task = data.test[0]
+    t = task.transitions
+    turned = replace(task, transitions=replace(t, next_obs=2 * t.obs - t.next_obs, reward=-t.reward))
+    reports = []
+
+    def models(**settings):
+        config = replace(TINY, dynamics=replace(TINY.dynamics, **settings))
+        return replace(fitted[0], config=config).adapt_models([turned], report=lambda *r: reports.append(r))
+
+    alone, both = models(), models(scratch_steps=400)
+    assert "from scratch" not in reports[0][-1]
+    assert reports[1][-1]["from scratch"] == 1.0
+    assert float(np.mean(both.models.error)) < 0.8 * float(np.mean(alone.models.error))
+    np.testing.assert_array_equal(both.error, alone.error)
+
+
 def test_adapt_and_act(fitted, adapted, data):
     assert adapted.tasks == tuple(t.name for t in data.test)
     policy = adapted.policy(data.test[1].name, seed=5)

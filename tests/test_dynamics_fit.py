@@ -13,9 +13,11 @@ from merpo import DynamicsConfig
 from merpo.data import Preparation, stack
 from merpo.dynamics.ensemble import Ensemble, fit_scale, holdout_error
 from merpo.dynamics.fit import (
+    FittedModel,
     Rows,
     adapt_models,
     fit_steps,
+    less_wrong,
     meta_chunk,
     of_all_tasks,
     of_task,
@@ -192,6 +194,24 @@ def test_from_the_meta_model_few_steps_reach_what_scratch_needs_many_for():
     from_meta, from_scratch = curves
     assert from_meta[1] <= from_scratch[5]
     assert from_meta[0] < from_scratch[0]
+
+
+def test_of_two_models_each_task_keeps_the_one_whose_elites_err_less():
+    """A member that is no elite counts for nothing, however wrong it is."""
+    elites = jnp.asarray([[0, 1], [0, 2]], jnp.int32)
+    zero = jax.tree.map(lambda x: jnp.zeros((2, *x.shape), x.dtype), ensemble(0, 2, 1, CONFIG))
+    one = FittedModel(zero, elites, jnp.asarray([[1.0, 1.0, 9.0], [1.0, 9.0, 1.0]], jnp.float32))
+    other = FittedModel(
+        jax.tree.map(lambda x: x + 1.0, zero),
+        jnp.asarray([[0, 2], [0, 1]], jnp.int32),
+        jnp.asarray([[0.5, 99.0, 1.0], [1.5, 0.9, 0.0]], jnp.float32),
+    )
+    kept, replaced = less_wrong(one, other)
+    assert replaced.tolist() == [True, False]
+    for leaf in jax.tree.leaves(kept.model):
+        np.testing.assert_array_equal(leaf, np.stack([np.ones(leaf.shape[1:]), np.zeros(leaf.shape[1:])]))
+    np.testing.assert_array_equal(kept.elites, [[0, 2], [0, 2]])
+    np.testing.assert_array_equal(kept.error, [[0.5, 99.0, 1.0], [1.0, 9.0, 1.0]])
 
 
 def test_a_share_of_the_step_size():

@@ -1,53 +1,79 @@
-"""MerPO-Adp: alpha read off the task's own data while learning. (The paper names an adaptive alpha and no formula.)
+"""MerPO-Adp: alpha read off the task's own data and model while learning. (The paper names it and has no formula.)
 
-Which anchor is worth following is asked of the task's own critics on the task's own states: with
-d(s) = min Q(s, a_D) - min Q(s, a_c), a_D the logged action and a_c ~ pi_c(.|s),
+Which anchor is worth following is asked of the task's model and critics at logged states: with the value of one step,
+G(s, a) = r + gamma V(s') for (s', r) ~ the ensemble at (s, a) and V(s') = min Qbar(s', a'), a' ~ pi(.|s'),
 
-    b = E_D[d] / sd_D[d],    alpha = sigmoid(gain b)
+    d(s) = G(s, a_D) - G(s, a_c),    b = E_D[d] / sd_D[d],    alpha = sigmoid(logit(alpha_0) + gain b)
 
-By the performance difference lemma E_D[d] is, to first order, by how much more the policy gains from a step with the
-behaviour policy than from one with pi_c; over its deviation it has no unit, so that one gain serves all families. Where
-pi_c is the better guide alpha falls below one half, where it is the worse one alpha rises. b is a running mean.
+a_D the logged action and a_c ~ pi_c(.|s). By the performance difference lemma E_D[d] is, to first order, by how much
+more the policy gains from a step with the behaviour policy than from one with pi_c; over its deviation it has no unit,
+so that one gain serves all families. Q(s, a_D) - Q(s, a_c) would be simpler, but conservatism lifts the first and
+lowers the second whatever they are worth; in G both actions are judged by the model, and both values are pi's.
+b is a running mean over imaginations. alpha_0, where nothing speaks for either, is `config.alpha`: over one half, since
+model and critics know least where pi_c leaves the log, and what they promise there is worth less than what was logged.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from merpo.algorithms.rac_config import RACConfig
+from merpo.dynamics.ensemble import TargetScale
+from merpo.dynamics.fit import FittedModel
+from merpo.dynamics.imagination import predict
+from merpo.dynamics.termination import Termination
 from merpo.networks import Actor, TwinCritic
 
-ROWS = 96
-"""Real rows of a batch that are asked about, at most: the mean runs over many batches."""
-RATE = 0.01
-"""Share of each update's figure in the running mean."""
+RATE = 0.25
+"""Share of each imagination's figure in the running mean."""
 
 
-def start(config: RACConfig) -> Float[Array, ""]:
-    """b at which alpha is `config.alpha`: where adaptation of it starts."""
-    share = min(max(config.alpha, 1e-3), 1.0 - 1e-3)
-    return jnp.log(jnp.asarray(share / (1.0 - share), jnp.float32)) / config.alpha_gain
+def start() -> Float[Array, ""]:
+    """b before anything is known: alpha is `config.alpha`."""
+    return jnp.zeros((), jnp.float32)
 
 
 def alpha_of(balance: Float[Array, "*job"], config: RACConfig) -> Float[Array, "*job"]:
-    """sigmoid(gain b)."""
-    return jax.nn.sigmoid(config.alpha_gain * balance)
+    """sigmoid(logit(alpha_0) + gain b), alpha_0 kept within [0.001, 0.999]."""
+    share = min(max(config.alpha, 1e-3), 1.0 - 1e-3)
+    return jax.nn.sigmoid(math.log(share / (1.0 - share)) + config.alpha_gain * balance)
 
 
 def evidence(
+    actor: Actor,
     critic: TwinCritic,
     anchor: Actor,
+    fitted: FittedModel,
+    scale: TargetScale,
+    termination: Termination,
     obs: Float[Array, "row obs"],
     logged: Float[Array, "row act"],
     key: PRNGKeyArray,
+    gamma: float,
 ) -> Float[Array, ""]:
-    """E[d]/sd[d] over the first `ROWS` rows of a batch of real ones."""
-    obs, logged = obs[:ROWS], logged[:ROWS]
-    followed = jnp.tanh(anchor(obs).sample_pre(key))
-    q = jnp.min(critic(jnp.concatenate([obs, obs]), jnp.concatenate([logged, followed])), axis=0)
-    gain = q[: obs.shape[0]] - q[obs.shape[0] :]
+    """E[d]/sd[d] over logged rows, which are dealt evenly among the elites (their number must be a multiple).
+
+    Both actions of a row meet the same noise: the model's, the termination's and the policy's.
+    """
+    elites, scale = fitted.elites.shape[0], fitted.within(scale)
+    model = jax.tree.map(lambda x: x[fitted.elites], fitted.model)
+    k_anchor, k_model, k_end, k_next = jax.random.split(key, 4)
+    followed = jnp.tanh(anchor(obs).sample_pre(k_anchor))
+
+    def grouped(x: Float[Array, "row n"]) -> Float[Array, "elite part n"]:
+        return x.reshape(elites, x.shape[0] // elites, x.shape[-1])
+
+    def worth(action: Float[Array, "row act"]) -> Float[Array, "elite part"]:
+        next_obs, reward, logit = predict(model, scale, grouped(obs), grouped(action), k_model)
+        ended = termination(next_obs, logit, k_end)
+        value = jnp.min(critic(next_obs, jnp.tanh(actor(next_obs).sample_pre(k_next))), axis=0)
+        return reward + gamma * jnp.where(ended, 0.0, value)
+
+    gain = worth(logged) - worth(followed)
     return jnp.mean(gain) / (jnp.std(gain) + 1e-6)
 
 

@@ -7,7 +7,7 @@ advance inside one call. A *job* below is one (seed, task) pair; jobs are the ma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from merpo import devices, precision
-from merpo.algorithms import meta, rac
+from merpo.algorithms import balance, meta, rac
 from merpo.algorithms.meta import Metas
 from merpo.algorithms.rac import Learner, RACConfig, Weights
 from merpo.data.types import Transitions
@@ -158,20 +158,28 @@ def refresh(
     jobs: Jobs,
     task: Int[Array, ""],
     fitted: FittedModel,
+    anchor: Actor,
     key: PRNGKeyArray,
+    gamma: float,
     config: RACConfig,
-) -> Ring:
-    """Imagine with the current policy from logged states and put the result into the ring."""
+) -> tuple[Learner, Ring]:
+    """Imagine with the current policy from logged states, put the result into the ring; weigh the anchors there."""
+    k_start, k_roll, k_weigh = jax.random.split(key, 3)
+    real = _draw(jobs, task, k_start, config.rollout_rows)
+    if learner.balance is not None:
+        found = balance.evidence(
+            learner.actor, learner.target, anchor, fitted, jobs.scale, jobs.termination,
+            real.obs, real.action, k_weigh, gamma,
+        )  # fmt: skip
+        learner = replace(learner, balance=balance.follow(learner.balance, found))
     if config.rollout_length == 0:
-        return ring
-    k_start, k_roll = jax.random.split(key)
-    start = _draw(jobs, task, k_start, config.rollout_rows).obs
+        return learner, ring
 
     def act(obs: Float[Array, "*n obs"], k: PRNGKeyArray) -> Float[Array, "*n act"]:
         return jnp.tanh(learner.actor(obs).sample_pre(k))
 
-    rows, valid = imagine(fitted, jobs.scale, act, start, k_roll, config.rollout_length, jobs.termination)
-    return ring.add(rows, valid)
+    rows, valid = imagine(fitted, jobs.scale, act, real.obs, k_roll, config.rollout_length, jobs.termination)
+    return learner, ring.add(rows, valid)
 
 
 def rac_steps(
@@ -228,15 +236,22 @@ def _job_keys(key: PRNGKeyArray, jobs: Jobs) -> Key[Array, " job"]:
 
 
 def imagine_jobs(
-    learners: Learner, rings: Ring, jobs: Jobs, key: PRNGKeyArray, config: MerPOConfig, mesh: Mesh | None = None
-) -> Ring:
-    """`refresh` for every job."""
+    learners: Learner,
+    rings: Ring,
+    jobs: Jobs,
+    held: Actor,
+    key: PRNGKeyArray,
+    gamma: float,
+    config: MerPOConfig,
+    mesh: Mesh | None = None,
+) -> tuple[Learner, Ring]:
+    """`refresh` for every job, each with its anchor `held` ([job] leaves)."""
 
-    def one(jobs: Jobs, args: tuple[Any, ...]) -> Ring:
-        learner, ring, task, fitted, k = args
-        return refresh(learner, ring, jobs, task, fitted, k, config.rac)
+    def one(jobs: Jobs, args: tuple[Any, ...]) -> tuple[Learner, Ring]:
+        learner, ring, task, fitted, anchor, k = args
+        return refresh(learner, ring, jobs, task, fitted, anchor, k, gamma, config.rac)
 
-    packed = (learners, rings, jobs.task, jobs.fitted, _job_keys(key, jobs))
+    packed = (learners, rings, jobs.task, jobs.fitted, held, _job_keys(key, jobs))
     return map_jobs(one, jobs, packed, config.group, mesh)
 
 
@@ -304,8 +319,9 @@ def train_round(
     """`imagine_every` updates of every job: imagine once, then blocks of RAC updates and meta-policy steps."""
     tasks = jobs.task.shape[0] // seeds
     k_imagine, k_blocks = jax.random.split(key)
-    rings = imagine_jobs(state.learners, state.rings, jobs, k_imagine, config, mesh)
-    state = eqx.tree_at(lambda s: s.rings, state, rings)
+    held = for_jobs(state.metas.actor, jobs.z, tasks)
+    learners, rings = imagine_jobs(state.learners, state.rings, jobs, held, k_imagine, gamma, config, mesh)
+    state = MetaState(learners, rings, state.metas)
 
     def block(state: MetaState, k: PRNGKeyArray) -> tuple[MetaState, dict[str, Array]]:
         k_rac, k_meta = jax.random.split(k)
@@ -363,7 +379,7 @@ def adapt_chunk(
     def body(carry, i):
         learners, rings = carry
         k_imagine, k_rac = jax.random.split(jax.random.fold_in(key, start + i))
-        rings = imagine_jobs(learners, rings, jobs, k_imagine, config, mesh)
+        learners, rings = imagine_jobs(learners, rings, jobs, held, k_imagine, gamma, config, mesh)
         learners, metrics = rac_jobs(learners, rings, jobs, held, k_rac, config.rac.imagine_every, gamma, config, mesh)
         return (learners, rings), metrics
 

@@ -21,12 +21,20 @@ from merpo.algorithms.keeper import FORGETFUL, Keeper
 from merpo.algorithms.merpo import Jobs, MerPOConfig, MetaState
 from merpo.algorithms.rac import Weights
 from merpo.algorithms.rounds import Report, run_rounds, silent
-from merpo.algorithms.stages import Batch, clone_policies, fit_behaviour, fit_meta_model, fit_models, make_batch
+from merpo.algorithms.stages import (
+    Batch,
+    clone_policies,
+    fit_behaviour,
+    fit_meta_model,
+    fit_models,
+    fresh_models,
+    make_batch,
+)
 from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.prepare import Preparation
 from merpo.data.types import SetInfo, TaskData
 from merpo.dynamics.ensemble import Ensemble, TargetScale, fit_scale
-from merpo.dynamics.fit import FittedModel
+from merpo.dynamics.fit import FittedModel, less_wrong
 from merpo.dynamics.termination import Termination
 from merpo.networks import Actor, TwinCritic
 
@@ -223,7 +231,8 @@ def fit_new(
     report: Report = silent,
     keeper: Keeper = FORGETFUL,
 ) -> NewTasks:
-    """Adapt the meta-model to every new task, for every seed. Raises DivergenceError."""
+    """Adapt the meta-model to every new task, for every seed; with `scratch_steps` a model from random weights takes
+    its place where it errs less on the hold-out. Raises DivergenceError."""
     batch = make_batch(tasks, learned.preparation, config, seed=1)
     termination = termination_rule(info, learned.preparation)
     names = tuple(t.name for t in tasks)
@@ -235,8 +244,13 @@ def fit_new(
         return fit_models(meta, batch, learned.scale, k, termination.learned, where, keeper)
 
     fitted, errors = zip(*side_by_side(models_of, range(len(seeds))), strict=True)
-    report("adapting the models", len(seeds), len(seeds), {"error": float(np.mean([e[:, -1] for e in errors]))})
+    figures = {"error": float(np.mean([e[:, -1] for e in errors]))}
     models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
+    if steps := config.dynamics.scratch_steps:
+        fresh, _ = fresh_models(batch, learned.scale, info, config.dynamics, steps, termination.learned, seeds)
+        models, replaced = less_wrong(models, fresh)
+        figures["from scratch"] = float(np.mean(replaced))
+    report("adapting the models", len(seeds), len(seeds), figures)
     return NewTasks(names, batch, termination, models, np.stack(errors))
 
 

@@ -23,6 +23,8 @@ SMALL = MerPOConfig(
         batch=128,
         tau=0.01,
         real_fraction=0.2,
+        alpha=0.8,
+        alpha_mode="adaptive",
         lam=0.0005,
         beta=0.003,
         temperature=1e-4,
@@ -46,6 +48,7 @@ SMALL = MerPOConfig(
         meta_iterations=20,
         inner_steps=30,
         adapt_steps=300,
+        scratch_steps=1500,
         check_every=50,
         group=10,
     ),
@@ -62,7 +65,7 @@ SMALL = MerPOConfig(
 NARROW_NOISE = 0.6
 """`action_noise` below which logs are narrow: about those of a good policy that hardly explores."""
 
-NARROW = replace(SMALL, rac=replace(SMALL.rac, behaviour="density", lam=0.15, beta=0.5, alpha_mode="adaptive"))
+NARROW = replace(SMALL, rac=replace(SMALL.rac, behaviour="density", lam=0.15, beta=0.5))
 """For low-dimensional systems with narrow logs. The model knows little beyond such logs, and what it makes up there is
 what a policy that is hardly held would seek: it is held by KL(pi || pi_b), which weighs a step by the log's noise."""
 
@@ -77,7 +80,7 @@ STANDARD = MerPOConfig(
         batch=128,
         real_fraction=0.8,
         tau=0.02,
-        alpha=0.6,
+        alpha=0.8,
         alpha_mode="adaptive",
         lam=0.05,
         beta=0.3,

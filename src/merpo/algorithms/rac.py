@@ -87,7 +87,7 @@ def init(actor: Actor, critic: TwinCritic, config: RACConfig) -> Learner:
         step=jnp.zeros((), jnp.int32),
         ratio=ratio,
         log_beta=jnp.log(jnp.asarray(max(config.beta, 1e-8), jnp.float32)) if config.beta_mode == "dual" else None,
-        balance=balance.start(config) if config.alpha_mode == "adaptive" else None,
+        balance=balance.start() if config.alpha_mode == "adaptive" else None,
     )
 
 
@@ -244,14 +244,11 @@ def update(
         metrics["rac/beta"] = beta
         log_beta = dual_step(log_beta, gap - config.beta_target, config.beta_lr * improve, config.beta_range)
 
-    weighed = state.balance
-    if weighed is not None:
-        metrics |= {"rac/alpha": alpha, "rac/balance": weighed}
-        k_balance = jax.random.fold_in(k_actor, 2)
-        weighed = balance.follow(weighed, balance.evidence(critic, anchor, real.obs, real.action, k_balance))
+    if state.balance is not None:
+        metrics |= {"rac/alpha": alpha, "rac/balance": state.balance}
 
     opts = (actor_opt, critic_opt)
     new = Learner(
-        actor, critic, target, log_lam, log_temperature, scale, *opts, state.step + 1, ratio, log_beta, weighed
+        actor, critic, target, log_lam, log_temperature, scale, *opts, state.step + 1, ratio, log_beta, state.balance
     )
     return new, metrics

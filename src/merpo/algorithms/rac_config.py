@@ -48,7 +48,7 @@ class RACConfig:
     alpha: float = 0.4
     """Balance: 1 stays with the behaviour policy, 0 follows the meta-policy."""
     alpha_mode: Literal["fixed", "adaptive"] = "fixed"
-    """`adaptive`: alpha follows the task's data from `alpha` on, see `merpo.algorithms.balance` (MerPO-Adp)."""
+    """`adaptive`: alpha follows the task's data, around `alpha`; see `merpo.algorithms.balance` (MerPO-Adp)."""
     alpha_gain: float = 4.0
     """How far an adaptive alpha goes for the same evidence."""
     behaviour: Literal["clone", "density", "dual"] = "clone"

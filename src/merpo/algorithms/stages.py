@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,12 +19,17 @@ from merpo.algorithms.health import Where, check_figures, check_state
 from merpo.algorithms.keeper import FORGETFUL, Keeper
 from merpo.algorithms.merpo import MerPOConfig
 from merpo.algorithms.rounds import Report, silent
+from merpo.algorithms.threads import side_by_side
 from merpo.data.prepare import Preparation
 from merpo.data.types import SetInfo, Stacked, TaskData, stack
 from merpo.dynamics import fit as dyn
-from merpo.dynamics.ensemble import POOL_CHUNK, Ensemble, TargetScale
+from merpo.dynamics.ensemble import POOL_CHUNK, DynamicsConfig, Ensemble, TargetScale
 from merpo.dynamics.fit import FittedModel, Rows
 from merpo.networks import Actor
+
+SCRATCH = 5
+"""Gradient steps of a model from scratch, in those of an adaptation from the meta-model: enough for its hold-out error
+to stop falling, where the best parameters on the hold-out are kept."""
 
 
 class Batch(eqx.Module):
@@ -138,6 +144,29 @@ def fit_models(
     check_figures({"dynamics/error": np.asarray(curve).T}, where, "on the hold-out")
     keeper.save(slot, 1, (models, curve))
     return models, np.asarray(curve)
+
+
+def fresh_models(
+    batch: Batch,
+    scale: TargetScale,
+    info: SetInfo,
+    config: DynamicsConfig,
+    steps: int,
+    learn_termination: bool,
+    seeds: Sequence[int],
+) -> tuple[FittedModel, Float[np.ndarray, "seed task checks"]]:
+    """A model per task from random weights, without the proximal term: [job] leaves, seeds outermost; and its curve."""
+    fit = replace(config, eta=0.0, adapt_steps=steps)
+
+    def models_of(seed: int) -> tuple[FittedModel, np.ndarray]:
+        k_init, k_fit = jax.random.split(jax.random.fold_in(jax.random.key(seed), 9))
+        fresh = Ensemble.init(k_init, info.obs_dim, info.act_dim, fit)
+        run = partial(dyn.adapt_models, config=fit, learn_termination=learn_termination)
+        models, curve = devices.called(run, fresh, batch.stacked, batch.rows, scale, k_fit)
+        return models, np.asarray(curve)
+
+    fitted, errors = zip(*side_by_side(models_of, seeds), strict=True)
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *fitted), np.stack(errors)
 
 
 def clone_policies(batch: Batch, keys: Sequence[PRNGKeyArray], info: SetInfo, config: MerPOConfig) -> bc.Cloned:

@@ -61,6 +61,10 @@ class DynamicsConfig:
     """Outer step times 2 eta: the share of the way phi_m moves to the mean phi_n; decays linearly to a tenth."""
     adapt_steps: int = 600
     """Largest number of gradient steps on one task from phi_m (the best on the hold-out is kept)."""
+    scratch_steps: int = 0
+    """Gradient steps of a second model of a new task, from random weights and without the proximal term; of the two
+    the one that errs less on the hold-out is kept, task by task. For tasks that are unlike those of meta-training.
+    0: only the model from phi_m."""
     check_every: int = 50
     """Steps between two hold-out evaluations while adapting."""
     group: int = 1
@@ -94,8 +98,10 @@ class DynamicsConfig:
             check_count(name, getattr(self, name))
         check_count("meta_iterations", self.meta_iterations, least=0)
         check_widths("hidden", self.hidden)
-        if self.adapt_steps % self.check_every:
-            raise ConfigError(f"adapt_steps={self.adapt_steps}: expected a multiple of check_every={self.check_every}.")
+        check_count("scratch_steps", self.scratch_steps, least=0)
+        for name in ("adapt_steps", "scratch_steps"):
+            if (steps := getattr(self, name)) % self.check_every:
+                raise ConfigError(f"{name}={steps}: expected a multiple of check_every={self.check_every}.")
 
 
 class TargetScale(eqx.Module):

@@ -64,6 +64,20 @@ class FittedModel(eqx.Module):
         return TargetScale(scale.mean, scale.std, *self.reach)
 
 
+def less_wrong(one: FittedModel, other: FittedModel) -> tuple[FittedModel, Bool[Array, " task"]]:
+    """Of every task the model whose elites err less on the hold-out, and whether that is `other`."""
+
+    def error(fitted: FittedModel) -> Float[Array, " task"]:
+        return jnp.mean(jnp.take_along_axis(fitted.error, fitted.elites, axis=-1), axis=-1)
+
+    better = error(other) < error(one)
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(better.reshape(-1, *(1,) * (a.ndim - 1)), b, a)
+
+    return jax.tree.map(pick, one, other), better
+
+
 def reach_of(data: Transitions, scale: TargetScale) -> tuple[Float[Array, " obs"], Float[Array, " obs"]]:
     """The training tasks' bounds, and beyond them where the task's own logged range, widened by half its width, goes.
 

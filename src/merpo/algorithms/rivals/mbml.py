@@ -23,12 +23,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from merpo.algorithms.rivals import bcq, encoders
 from merpo.algorithms.rivals.bcq import BCQConfig
-from merpo.algorithms.rivals.combo import fresh_models
 from merpo.algorithms.rivals.encoders import Conditioned, ContextConfig, GaussianEncoder, MetaBatch, conditioned
 from merpo.algorithms.rivals.running import Algorithm, draw_rows, every_job, run
 from merpo.algorithms.rivals.settings import check_counts, check_weights
 from merpo.algorithms.rivals.td import Trained
 from merpo.algorithms.rounds import Report, silent
+from merpo.algorithms.stages import SCRATCH, Batch, fresh_models
 from merpo.data.types import SetInfo, Stacked, TaskData, Transitions, stack
 from merpo.dynamics.ensemble import DynamicsConfig, TargetScale, fit_scale
 from merpo.dynamics.fit import FittedModel, split_rows
@@ -133,7 +133,9 @@ def teach(
     scale = fit_scale(
         jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *(t.transitions for t in ready))
     )
-    models, _ = fresh_models(stacked, split_rows(ready, config.dynamics, 0), scale, info, config.dynamics, False, seeds)
+    batch = Batch(stacked, split_rows(ready, config.dynamics, 0))
+    steps = config.dynamics.adapt_steps
+    models, _ = fresh_models(batch, scale, info, config.dynamics, SCRATCH * steps, False, seeds)
     teachers, models = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), (teachers, models))
     return Lessons(stacked, teachers, models, scale)
 
