@@ -351,6 +351,9 @@ def test_settings_are_chosen_without_the_part_that_certifies(fitted, long_log):
     grid = choices.settings(meta.config)
     assert len(grid) == 2
     assert len(Choices(alpha=(0.1,), lam=(1.0, 2.0), updates=(4, 8)).settings(meta.config)) == 4
+    adaptive = replace(meta.config, rac=replace(meta.config.rac, alpha_mode="adaptive"))
+    modes = [c.settings(adaptive)[0][1].rac.alpha_mode for c in (Choices(alpha=(0.1,)), Choices(lam=(1.0,)))]
+    assert modes == ["fixed", "adaptive"]
     sets = [replace(meta, config=c).adapt_many([part], models=meta.adapt_models([part])) for _, c in grid]
     pick = choose(part, [Target(s.policy(0)) for s in sets], meta.info.horizon)
     assert made.certificates[0][0].settings == grid[pick][0]

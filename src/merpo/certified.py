@@ -28,7 +28,7 @@ class Choices:
     """Settings to choose from for every task, by off-policy evaluation on the learning part; empty: as configured."""
 
     alpha: tuple[float, ...] = ()
-    """Balance of the two anchors."""
+    """Balance of the two anchors; one that is chosen does not adapt."""
     lam: tuple[float, ...] = ()
     """Weight of both."""
     updates: tuple[int, ...] = ()
@@ -36,13 +36,16 @@ class Choices:
 
     def settings(self, config: MerPOConfig) -> list[tuple[dict[str, float], MerPOConfig]]:
         """Every combination, by name and as a configuration. ConfigError for a value that cannot be."""
+        mode = "fixed" if self.alpha else config.rac.alpha_mode
         grid = product(
             self.alpha or (config.rac.alpha,), self.lam or (config.rac.lam,), self.updates or (config.adapt_updates,)
         )
         return [
             (
                 {"alpha": float(a), "lam": float(lam), "updates": n},
-                replace(config, rac=replace(config.rac, alpha=float(a), lam=float(lam)), adapt_updates=n),
+                replace(
+                    config, rac=replace(config.rac, alpha=float(a), alpha_mode=mode, lam=float(lam)), adapt_updates=n
+                ),
             )
             for a, lam, n in grid
         ]
