@@ -196,22 +196,20 @@ def test_from_the_meta_model_few_steps_reach_what_scratch_needs_many_for():
     assert from_meta[0] < from_scratch[0]
 
 
-def test_of_two_models_each_task_keeps_the_one_whose_elites_err_less():
-    """A member that is no elite counts for nothing, however wrong it is."""
-    elites = jnp.asarray([[0, 1], [0, 2]], jnp.int32)
-    zero = jax.tree.map(lambda x: jnp.zeros((2, *x.shape), x.dtype), ensemble(0, 2, 1, CONFIG))
-    one = FittedModel(zero, elites, jnp.asarray([[1.0, 1.0, 9.0], [1.0, 9.0, 1.0]], jnp.float32))
-    other = FittedModel(
-        jax.tree.map(lambda x: x + 1.0, zero),
-        jnp.asarray([[0, 2], [0, 1]], jnp.int32),
-        jnp.asarray([[0.5, 99.0, 1.0], [1.5, 0.9, 0.0]], jnp.float32),
-    )
+def test_of_two_models_a_wrong_one_makes_room_for_one_whose_elites_err_less():
+    """A member that is no elite counts for nothing, however wrong it is; a good model stays, whatever another has."""
+    elites = jnp.asarray([[0, 1], [0, 2], [1, 2]], jnp.int32)
+    zero = jax.tree.map(lambda x: jnp.zeros((3, *x.shape), x.dtype), ensemble(0, 2, 1, CONFIG))
+    first = jnp.asarray([[1.0, 1.0, 9.0], [1.0, 9.0, 1.0], [9.0, 0.009, 0.01]], jnp.float32)
+    second = jnp.asarray([[0.5, 99.0, 1.0], [1.5, 0.9, 0.0], [0.0, 0.0, 0.0]], jnp.float32)
+    one = FittedModel(zero, elites, first)
+    other = FittedModel(jax.tree.map(lambda x: x + 1.0, zero), jnp.asarray([[0, 2], [0, 1], [0, 1]], jnp.int32), second)
     kept, replaced = less_wrong(one, other)
-    assert replaced.tolist() == [True, False]
+    assert replaced.tolist() == [True, False, False]
     for leaf in jax.tree.leaves(kept.model):
-        np.testing.assert_array_equal(leaf, np.stack([np.ones(leaf.shape[1:]), np.zeros(leaf.shape[1:])]))
-    np.testing.assert_array_equal(kept.elites, [[0, 2], [0, 2]])
-    np.testing.assert_array_equal(kept.error, [[0.5, 99.0, 1.0], [1.0, 9.0, 1.0]])
+        np.testing.assert_array_equal(leaf, np.stack([np.ones(leaf.shape[1:]), *[np.zeros(leaf.shape[1:])] * 2]))
+    np.testing.assert_array_equal(kept.elites, [[0, 2], [0, 2], [1, 2]])
+    np.testing.assert_array_equal(kept.error, [second[0], first[1], first[2]])
 
 
 def test_a_share_of_the_step_size():

@@ -34,7 +34,7 @@ from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.prepare import Preparation
 from merpo.data.types import SetInfo, TaskData
 from merpo.dynamics.ensemble import Ensemble, TargetScale, fit_scale
-from merpo.dynamics.fit import FittedModel, less_wrong
+from merpo.dynamics.fit import GOOD, FittedModel, elite_error, less_wrong
 from merpo.dynamics.termination import Termination
 from merpo.networks import Actor, TwinCritic
 
@@ -232,7 +232,7 @@ def fit_new(
     keeper: Keeper = FORGETFUL,
 ) -> NewTasks:
     """Adapt the meta-model to every new task, for every seed; with `scratch_steps` a model from random weights takes
-    its place where it errs less on the hold-out. Raises DivergenceError."""
+    its place where that is wrong and this errs less on the hold-out. Raises DivergenceError."""
     batch = make_batch(tasks, learned.preparation, config, seed=1)
     termination = termination_rule(info, learned.preparation)
     names = tuple(t.name for t in tasks)
@@ -246,7 +246,8 @@ def fit_new(
     fitted, errors = zip(*side_by_side(models_of, range(len(seeds))), strict=True)
     figures = {"error": float(np.mean([e[:, -1] for e in errors]))}
     models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
-    if steps := config.dynamics.scratch_steps:
+    steps = config.dynamics.scratch_steps
+    if steps and bool(jnp.any(elite_error(models) > GOOD)):
         fresh, _ = fresh_models(batch, learned.scale, info, config.dynamics, steps, termination.learned, seeds)
         models, replaced = less_wrong(models, fresh)
         figures["from scratch"] = float(np.mean(replaced))

@@ -62,9 +62,9 @@ class DynamicsConfig:
     adapt_steps: int = 600
     """Largest number of gradient steps on one task from phi_m (the best on the hold-out is kept)."""
     scratch_steps: int = 0
-    """Gradient steps of a second model of a new task, from random weights and without the proximal term; of the two
-    the one that errs less on the hold-out is kept, task by task. For tasks that are unlike those of meta-training.
-    0: only the model from phi_m."""
+    """Gradient steps of a second model of a new task, from random weights and without the proximal term, which is
+    kept where the one from phi_m is wrong on the hold-out (`fit.GOOD`) and this errs less: for tasks that are unlike
+    those of meta-training. 0: only the model from phi_m."""
     check_every: int = 50
     """Steps between two hold-out evaluations while adapting."""
     group: int = 1

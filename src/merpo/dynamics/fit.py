@@ -64,18 +64,25 @@ class FittedModel(eqx.Module):
         return TargetScale(scale.mean, scale.std, *self.reach)
 
 
+GOOD = 0.01
+"""Hold-out error, in variances of what is predicted, below which a model from phi_m is kept whatever another has: beyond
+the log it knows what other tasks have shown, and the log's hold-out does not ask for that."""
+
+
+def elite_error(fitted: FittedModel) -> Float[Array, " task"]:
+    """Hold-out error of every task's elites."""
+    return jnp.mean(jnp.take_along_axis(fitted.error, fitted.elites, axis=-1), axis=-1)
+
+
 def less_wrong(one: FittedModel, other: FittedModel) -> tuple[FittedModel, Bool[Array, " task"]]:
-    """Of every task the model whose elites err less on the hold-out, and whether that is `other`."""
-
-    def error(fitted: FittedModel) -> Float[Array, " task"]:
-        return jnp.mean(jnp.take_along_axis(fitted.error, fitted.elites, axis=-1), axis=-1)
-
-    better = error(other) < error(one)
+    """Of every task the first model, or `other` where the first is not `GOOD` and errs more; and whether it is."""
+    error = elite_error(one)
+    worse = (error > GOOD) & (elite_error(other) < error)
 
     def pick(a: Array, b: Array) -> Array:
-        return jnp.where(better.reshape(-1, *(1,) * (a.ndim - 1)), b, a)
+        return jnp.where(worse.reshape(-1, *(1,) * (a.ndim - 1)), b, a)
 
-    return jax.tree.map(pick, one, other), better
+    return jax.tree.map(pick, one, other), worse
 
 
 def reach_of(data: Transitions, scale: TargetScale) -> tuple[Float[Array, " obs"], Float[Array, " obs"]]:
