@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import merpo
-from merpo import ConfigError, DataError, MerpoError, UnknownNameError
+import merpo.tasks
+from merpo import ConfigError, DataError, MerpoError, StorageError, UnknownNameError
 from merpo.data import Preparation, TaskSet
 from merpo.data.types import Transitions
 from test_api_fit import TINY
@@ -105,6 +106,21 @@ def test_load_generates_once(tmp_path):
     again = merpo.load("point-robot-wind/random", episodes=1, root=tmp_path)
     assert len(first) == len(again) == 50
     np.testing.assert_array_equal(first[0].transitions.obs, again[0].transitions.obs)
+
+
+def test_a_set_of_other_behaviour_policies_is_not_taken_for_todays(tmp_path):
+    """Its name is today's, its numbers are not; under its full name, asked for on purpose, it is still there."""
+    name, full = "ant-fwd-back/random", "ant-fwd-back/random-e1-s0"
+    today = merpo.load(name, episodes=1, root=tmp_path)
+    assert set(merpo.tasks.pedigree("ant-fwd-back")) <= set(today.info.versions)
+    others = [(k, "of another day" if k == "behaviour policies" else v) for k, v in today.info.versions]
+    without = [pair for pair in others if pair[0] != "behaviour policies"]
+    for versions in (others, without):
+        old = replace(today, info=replace(today.info, versions=tuple(versions)))
+        merpo.data.save(old, full, tmp_path, overwrite=True)
+        with pytest.raises(StorageError, match=r"other behaviour policies.*Delete that folder"):
+            merpo.load(name, episodes=1, root=tmp_path)
+        assert merpo.load(full, root=tmp_path).info.versions == tuple(versions)
 
 
 def test_preparation_round_trip_and_units():

@@ -65,8 +65,8 @@ class FittedModel(eqx.Module):
 
 
 GOOD = 0.01
-"""Hold-out error, in variances of what is predicted, below which a model from phi_m is kept whatever another has: beyond
-the log it knows what other tasks have shown, and the log's hold-out does not ask for that."""
+"""Hold-out error, in variances of what is predicted, up to which a model from phi_m is kept whatever another has: it
+knows beyond the log what other tasks have shown, and the log's hold-out does not ask for that."""
 
 
 def elite_error(fitted: FittedModel) -> Float[Array, " task"]:

@@ -15,6 +15,7 @@ from merpo.tasks.analytic import greedy_act
 from merpo.tasks.behaviour import (
     behaviour_act,
     expert_act,
+    pedigree,
     reference_returns,
     select_checkpoints,
     shipped,
@@ -50,6 +51,7 @@ __all__ = [
     "get_family",
     "greedy_act",
     "own_agents",
+    "pedigree",
     "reference_returns",
     "replay",
     "select_checkpoints",

@@ -7,6 +7,7 @@ environment steps, deterministic return per task) and which of them each quality
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -69,6 +70,14 @@ class Shipped:
 def has_weights(name: str) -> bool:
     """Whether checkpoints ship with this family."""
     return (WEIGHTS / get_family(name).name / "index.json").exists()
+
+
+def pedigree(name: str) -> tuple[tuple[str, str], ...]:
+    """What tells the shipped checkpoints of a family from others, for `SetInfo.versions`; empty without any."""
+    if not has_weights(name):
+        return ()
+    index = (WEIGHTS / get_family(name).name / "index.json").read_bytes()
+    return (("behaviour policies", hashlib.sha256(index).hexdigest()[:12]),)
 
 
 @cache

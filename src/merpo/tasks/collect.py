@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 
 from merpo.data.types import TaskData, TaskSet, Transitions
 from merpo.errors import ConfigError
-from merpo.tasks.behaviour import behaviour_act, reference_returns
+from merpo.tasks.behaviour import behaviour_act, pedigree, reference_returns
 from merpo.tasks.family import Family, Rollout
 from merpo.tasks.names import check_quality, family_of, get_family
 
@@ -49,7 +50,8 @@ def generate(
             name = f"task-{task:03d}-{split}" if shared else f"task-{task:03d}"
             reference = {"random": random[task]} | ({} if expert is None else {"expert": expert[task]})
             tasks.append(_task(run, row, name, split, family.parameters(task), reference))
-    return TaskSet(family.info(quality, seed), tuple(tasks))
+    info = family.info(quality, seed)
+    return TaskSet(replace(info, versions=info.versions + pedigree(family.name)), tuple(tasks))
 
 
 def env_specs(taskset: TaskSet) -> dict[str, str] | None:
