@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from merpo.errors import ConfigError, StorageError, UnknownNameError
-from merpo.tasks import behaviour_act, families, generate, get_family, reference_returns, shipped
+from merpo.tasks import behaviour_act, families, generate, get_family, pedigree, reference_returns, shipped
 from merpo.tasks.behaviour import Shipped, has_weights
 from merpo.tasks.policies import load_policy
 
@@ -60,7 +61,8 @@ FEW_LOGGED = ["hopper-params", "half-cheetah-vel", "ant-fwd-back", "ant-dir", "a
 def test_a_task_set_is_complete(name):
     family = get_family(name)
     data = generate(family, "medium", episodes=2, seed=3, test_episodes=1)
-    assert data.info == family.info("medium", 3)
+    plain = family.info("medium", 3)
+    assert data.info == replace(plain, versions=plain.versions + pedigree(name))
     assert (data.info.family, data.info.quality, data.info.seed) == (name, "medium", 3)
     assert len(data.train) == len(family.train_ids)
     assert len(data.test) == len(family.test_ids)
@@ -205,6 +207,7 @@ def test_point_robots_need_no_simulator():
     """Without gymnasium and mujoco the room imports, point robots are collected, and the cheetah says what it lacks."""
     code = """
 import sys
+from dataclasses import replace
 sys.modules["gymnasium"] = sys.modules["mujoco"] = None
 import merpo.tasks
 print(len(merpo.tasks.generate("point-robot-wind", "medium", episodes=1)))
