@@ -96,6 +96,21 @@ def test_the_studies_that_ship_can_be_run():
         assert file.read_text().startswith("# ")
 
 
+def test_the_variants_that_ship_are_read():
+    """A dot in an unquoted name is a table in a table."""
+    from dataclasses import fields
+    from pathlib import Path
+
+    from merpo import MerPOConfig
+    from merpo.commands.variants import read_variants
+
+    known = {"model", *(f.name for f in fields(MerPOConfig))}
+    for file in sorted((Path(__file__).parents[1] / "studies" / "variants").glob("*.toml")):
+        found = read_variants(file)
+        assert len(found) > 1
+        assert all(set(table) <= known for table in found.values())
+
+
 def test_the_hash_of_data_sees_every_number_and_no_package():
     from dataclasses import replace
 
