@@ -60,7 +60,7 @@ def evidence(
     Both actions of a row meet the same noise: the model's, the termination's and the policy's.
     """
     elites, scale = fitted.elites.shape[0], fitted.within(scale)
-    model = jax.tree.map(lambda x: x[fitted.elites], fitted.model)
+    model = fitted.elite_members()
     k_anchor, k_model, k_end, k_next = jax.random.split(key, 4)
     followed = jnp.tanh(anchor(obs).sample_pre(k_anchor))
 

@@ -47,7 +47,7 @@ class Context(eqx.Module):
 
 def signature(fitted: FittedModel, probes: Float[Array, "probe in"]) -> Float[Array, " feature"]:
     """The elites' mean prediction at every probe, one long vector."""
-    model = jax.tree.map(lambda x: x[fitted.elites], fitted.model)
+    model = fitted.elite_members()
     mean, _, _ = model(jnp.broadcast_to(probes, (fitted.elites.shape[0], *probes.shape)))
     return jnp.mean(mean, axis=0).reshape(-1)
 

@@ -219,7 +219,7 @@ class NewTasks:
     models: FittedModel
     """[job] leaves, seeds outermost."""
     error: Float[np.ndarray, "seed task checks"]
-    """Hold-out error after 0, check_every, ... gradient steps."""
+    """Hold-out error after 0, check_every, ... gradient steps from phi_m, whichever model was kept."""
 
 
 def fit_new(

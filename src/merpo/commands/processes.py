@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -104,15 +103,12 @@ def _work(work: Callable[[str, Report], Any], name: str, end: Connection, cores:
         return  # nobody listens any more
     except BaseException as error:
         error.add_note(f"In the process of {name}:\n{traceback.format_exc()}")
-        last = (ERROR, _picklable(error))
+        last = (ERROR, error)
     with suppress(BrokenPipeError):
-        end.send(last)
-
-
-def _picklable(error: BaseException) -> BaseException:
-    """The error, or its words where it cannot be sent."""
-    try:
-        pickle.dumps(error)
-    except Exception:
-        return MerpoError(f"{type(error).__name__}: {error}\n" + "".join(error.__notes__))
-    return error
+        try:
+            end.send(last)
+        except BrokenPipeError:
+            raise
+        except Exception as why:  # it cannot be sent as it is: in words, then
+            words = "".join(traceback.format_exception(last[1])) if last[0] == ERROR else f"{name}: no result, {why}"
+            end.send((ERROR, MerpoError(words)))

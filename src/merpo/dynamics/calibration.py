@@ -55,7 +55,7 @@ def integral_transform(
 
     The reward of a network of its own is that at the predicted next state.
     """
-    model = jax.tree.map(lambda x: x[fitted.elites], fitted.model)
+    model = fitted.elite_members()
     x, y, _ = inputs_targets(rows, scale)
     mean, logvar, _ = model(jnp.broadcast_to(x, (fitted.elites.shape[0], *x.shape)))
     z = (y[None] - mean) * jnp.exp(-0.5 * logvar)
@@ -72,7 +72,7 @@ def replay(
 ) -> Float[Array, "step row obs"]:
     """Imagined states under given actions; every row keeps to one elite (rows are dealt evenly among them)."""
     elites, scale = fitted.elites.shape[0], fitted.within(scale)
-    model = jax.tree.map(lambda x: x[fitted.elites], fitted.model)
+    model = fitted.elite_members()
     rows, obs_dim = start.shape
 
     def grouped(x: Array) -> Array:

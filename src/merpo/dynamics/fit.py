@@ -57,6 +57,10 @@ class FittedModel(eqx.Module):
     reach: tuple[Float[Array, "*task obs"], Float[Array, "*task obs"]] | None = None
     """Bounds of imagined states; None: those of the training tasks."""
 
+    def elite_members(self) -> Ensemble:
+        """The elites alone, for one task (no leading axis)."""
+        return jax.tree.map(lambda x: x[self.elites], self.model)
+
     def within(self, scale: TargetScale) -> TargetScale:
         """The same units, with this task's bounds."""
         if self.reach is None:

@@ -53,7 +53,7 @@ def imagine(
     The number of rows must be a multiple of the number of elites.
     """
     elites, scale = fitted.elites.shape[0], fitted.within(scale)
-    model = jax.tree.map(lambda x: x[fitted.elites], fitted.model)
+    model = fitted.elite_members()
     rows, obs_dim = start.shape
     grouped = start.reshape(elites, rows // elites, obs_dim)
 

@@ -142,7 +142,7 @@ def teach(
 
 def relabelled_rows(model: FittedModel, scale: TargetScale, t: Transitions) -> Transitions:
     """Rows with the reward and next state that the elites of another task's ensemble predict, on average."""
-    elites = jax.tree.map(lambda x: x[model.elites], model.model)
+    elites = model.elite_members()
     x = jnp.concatenate([t.obs, t.action], axis=-1)
     mean, _, _ = elites(jnp.broadcast_to(x, (model.elites.shape[0], *x.shape)))
     found = jnp.mean(mean, axis=0) * scale.std[None] + scale.mean[None]
