@@ -123,14 +123,15 @@ def sane(config) -> bool:
     values = [(f.name, getattr(p, f.name)) for p in parts for f in fields(p) if not is_dataclass(getattr(p, f.name))]
     widths = [w for name, v in values if "hidden" in name for w in v]
     rates = [v for name, v in values if name.endswith("lr") or name == "learning_rate"]
-    counts = [
-        v for name, v in values if type(v) is int and name not in ("context", "warmup", "meta_iterations", "pool_steps")
-    ]
+    may_be_none = ("context", "warmup", "meta_iterations", "pool_steps", "scratch_steps")
+    counts = [v for name, v in values if type(v) is int and name not in may_be_none]
+    others = [v for name, v in values if name in may_be_none]
     numbers = [v for _, v in values if type(v) in (int, float)]
     return (
         all(0 < w <= 2**16 for w in widths)
         and all(0 <= r < 1 for r in rates)
         and all(0 < c < 2**31 for c in counts)
+        and all(type(c) is int and 0 <= c < 2**31 for c in others)
         and all(math.isfinite(v) for v in numbers)
     )
 

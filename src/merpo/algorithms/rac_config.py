@@ -133,8 +133,7 @@ class RACConfig:
         check_count("rollout_length", self.rollout_length, least=0)
         for name in ("actor_hidden", "critic_hidden"):
             check_widths(name, getattr(self, name))
-        if self.warmup < 0:
-            raise ConfigError(f"warmup={self.warmup}: expected a whole number of updates >= 0.")
+        check_count("warmup", self.warmup, least=0)
         if not 1 <= self.real_rows < self.batch:
             raise ConfigError(
                 f"real_fraction={self.real_fraction} of batch={self.batch} leaves no real or no imagined row: "

@@ -83,7 +83,8 @@ class DynamicsConfig:
             raise ConfigError(f"eta={self.eta}: expected a finite weight >= 0.")
         if not 0.0 <= self.learning_rate < 1.0:
             raise ConfigError(f"learning_rate={self.learning_rate}: expected a step size in [0, 1), e.g. 1e-3.")
-        if self.pool_steps < 0 or self.pool_steps % POOL_CHUNK:
+        check_count("pool_steps", self.pool_steps, least=0)
+        if self.pool_steps % POOL_CHUNK:
             raise ConfigError(f"pool_steps={self.pool_steps}: expected a multiple of {POOL_CHUNK}, or 0 for none.")
         for name in (
             "members",
