@@ -10,12 +10,9 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -46,8 +43,6 @@ MANY = " --xla_force_host_platform_device_count=4"
 
 COMMANDS = """
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from merpo.cli import main
 for args in sys.argv[1].split(";"):
     assert main(args.split()) == 0, args
@@ -191,25 +186,3 @@ def test_products_are_compiled_in_the_precision_asked_for(name, algorithm):
     with precision.use(name):
         assert algorithm in str(made())
     assert algorithm not in str(made())
-
-
-def test_one_thread_at_a_time_makes_the_first_call_of_a_kind():
-    """Four threads come to a function at once: it is traced once per kind of arguments, and all have its result."""
-    traced, inside, most = [], [], []
-
-    def slow(x, *, power):
-        inside.append(1)
-        most.append(len(inside))
-        time.sleep(0.2)
-        traced.append((x.shape, power))
-        inside.pop()
-        return x**power
-
-    function = devices.compiled(slow, static_argnames=("power",))
-    calls = [(jnp.ones(n, jnp.float32) * 3.0, power) for n in (2, 3) for power in (1, 2)] * 2
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda call: function(call[0], power=call[1]), calls))
-    for (x, power), y in zip(calls, found, strict=True):
-        np.testing.assert_array_equal(y, np.asarray(x) ** power)
-    assert sorted(traced) == sorted({((n,), power) for n in (2, 3) for power in (1, 2)})
-    assert max(most) == 1

@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial, wraps
-from threading import RLock
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,7 +26,6 @@ from merpo.errors import ConfigError, MerpoError
 
 AXIS = "job"
 _mesh: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
-_first_call = RLock()
 
 
 @contextmanager
@@ -161,31 +159,6 @@ def local(tree: Any) -> Any:
     if not all(x.is_fully_replicated or x.is_fully_addressable for x in jax.tree.leaves(tree)):
         tree = jax.jit(lambda t: t, out_shardings=whole)(tree)
     return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), tree)
-
-
-def compiled(function: Callable[..., Any], **settings: Any) -> Any:
-    """`jax.jit(function, **settings)`, of which one thread at a time makes a first call with arguments of a new kind.
-
-    Threads that dispatch parts of the work (`merpo.algorithms.threads`) come to the same function at the same moment.
-    Left alone each compiles it, and one has been seen to crash while it wrote what it had compiled into JAX's cache on
-    disk and the other ran. So the first compiles while the others wait, and then find it done.
-    """
-    jitted = jax.jit(function, **settings)
-    known: set[Any] = set()
-
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        leaves, structure = jax.tree.flatten((args, kwargs))
-        kind = (structure, *((x.shape, x.dtype) if hasattr(x, "dtype") else x for x in leaves))
-        if kind in known:
-            return jitted(*args, **kwargs)
-        with _first_call:
-            found = jitted(*args, **kwargs)
-            known.add(kind)
-        return found
-
-    call.lower = jitted.lower  # type: ignore[attr-defined]
-    return call
 
 
 def called(function: Callable[..., Any], *args: Any, **settings: Any) -> Any:

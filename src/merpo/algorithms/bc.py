@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from merpo.algorithms.divergences import clone_term
 from merpo.data.types import Transitions
-from merpo.devices import compiled, map_jobs
+from merpo.devices import map_jobs
 from merpo.networks import Actor
 
 
@@ -74,7 +74,7 @@ def clone(
     return Cloned(best, least)
 
 
-@partial(compiled, static_argnames=("updates", "batch", "learning_rate", "group", "mesh"))
+@partial(jax.jit, static_argnames=("updates", "batch", "learning_rate", "group", "mesh"))
 def clone_jobs(
     actors: Actor,
     data: Transitions,

@@ -22,7 +22,7 @@ from merpo.algorithms import balance, meta, rac
 from merpo.algorithms.meta import Metas
 from merpo.algorithms.rac import Learner, RACConfig, Weights
 from merpo.data.types import Transitions
-from merpo.devices import compiled, map_jobs
+from merpo.devices import map_jobs
 from merpo.dynamics.ensemble import DynamicsConfig, TargetScale
 from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import Ring, imagine
@@ -338,7 +338,7 @@ def train_round(
     return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
 
-@partial(compiled, static_argnames=("rounds", "seeds", "gamma", "config", "mesh"), donate_argnums=(0,))
+@partial(jax.jit, static_argnames=("rounds", "seeds", "gamma", "config", "mesh"), donate_argnums=(0,))
 def train_chunk(
     state: MetaState,
     jobs: Jobs,
@@ -360,7 +360,7 @@ def train_chunk(
     return devices.held(state, jobs.task.shape[0], mesh), devices.held(metrics, 0, mesh)
 
 
-@partial(compiled, static_argnames=("rounds", "gamma", "config", "mesh"), donate_argnums=(0, 1))
+@partial(jax.jit, static_argnames=("rounds", "gamma", "config", "mesh"), donate_argnums=(0, 1))
 def adapt_chunk(
     learners: Learner,
     rings: Ring,

@@ -1,7 +1,6 @@
 """Pieces of one command that share nothing, a process each.
 
-Threads would do for the arithmetic, but tracing and compiling hold Python's lock, and compilers that run in one process
-at once have been seen to bring it down.
+Threads would do for the arithmetic, but tracing and much of compiling hold Python's lock.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from merpo.data.types import Stacked, TaskData, Transitions
-from merpo.devices import compiled, held, map_jobs
+from merpo.devices import held, map_jobs
 from merpo.dynamics.ensemble import (
     DynamicsConfig,
     Ensemble,
@@ -258,7 +258,7 @@ def _share(done: Float[Array, ""], config: DynamicsConfig) -> Float[Array, ""]:
     return 1.0 - (1.0 - config.lr_final) * done
 
 
-@partial(compiled, static_argnames=("config", "learn_termination", "steps"))
+@partial(jax.jit, static_argnames=("config", "learn_termination", "steps"))
 def pool_chunk(
     model: Ensemble,
     opt_state: optax.OptState,
@@ -284,7 +284,7 @@ def pool_chunk(
     )  # fmt: skip
 
 
-@partial(compiled, static_argnames=("config", "learn_termination", "iterations", "tasks_per_iteration", "mesh"))
+@partial(jax.jit, static_argnames=("config", "learn_termination", "iterations", "tasks_per_iteration", "mesh"))
 def meta_chunk(
     meta: Ensemble,
     stacked: Stacked,
@@ -360,7 +360,7 @@ def adapt_one(
     return fitted, jnp.concatenate([jnp.mean(first)[None], curve])
 
 
-@partial(compiled, static_argnames=("config", "learn_termination", "mesh"))
+@partial(jax.jit, static_argnames=("config", "learn_termination", "mesh"))
 def adapt_models(
     meta: Ensemble,
     stacked: Stacked,

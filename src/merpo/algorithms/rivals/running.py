@@ -19,7 +19,7 @@ from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.sample import sample_rows
 from merpo.data.types import Stacked, Transitions
-from merpo.devices import compiled, map_groups
+from merpo.devices import map_groups
 
 REPORTS = 10
 """Chunks that a run is cut into at most: as many reports, and points of the learning curves."""
@@ -74,7 +74,7 @@ def draw_rows(data: Stacked, task: Int[Array, ""], key: PRNGKeyArray, config: An
     return sample_rows(jax.tree.map(lambda x: x[task], data.transitions), data.size[task], key, config.batch)
 
 
-@partial(compiled, static_argnames=("algorithm", "updates", "gamma", "config", "group"), donate_argnames=("states",))
+@partial(jax.jit, static_argnames=("algorithm", "updates", "gamma", "config", "group"), donate_argnames=("states",))
 def chunk(
     states: Any,
     data: Any,
