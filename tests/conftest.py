@@ -1,8 +1,6 @@
 """Strict by default: no silent dtype or rank promotion, and every array signature checked by beartype."""
 
-import gc
 import os
-from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -18,19 +16,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-MAPPINGS = 30_000
-"""Memory mappings of a process above which compiled functions are let go. Every kernel that is compiled holds some;
-Linux allows 65,530 (`vm.max_map_count`), and the compiler crashes where it is refused one."""
-
-
 @pytest.fixture(autouse=True, scope="module")
-def bounded_mappings():
-    """A worker that compiled for a thousand tests would run out of mappings."""
+def spared_mappings():
+    """A worker that compiles for a thousand tests would run out of memory mappings."""
+    from merpo.devices import spare_mappings
+
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > MAPPINGS:
-        jax.clear_caches()
-        gc.collect()
+    spare_mappings()
 
 
 @pytest.fixture

@@ -127,6 +127,8 @@ def test_a_task_unlike_the_others_has_a_model_of_its_own(fitted, data):
     assert reports[1][-1]["from scratch"] == 1.0
     assert float(np.mean(both.models.error)) < 0.8 * float(np.mean(alone.models.error))
     np.testing.assert_array_equal(both.error, alone.error)
+    assert alone.unlike() == ()
+    assert both.unlike() == (task.name,)
 
 
 def test_adapt_and_act(fitted, adapted, data):

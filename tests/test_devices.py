@@ -11,8 +11,10 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -186,3 +188,15 @@ def test_products_are_compiled_in_the_precision_asked_for(name, algorithm):
     with precision.use(name):
         assert algorithm in str(made())
     assert algorithm not in str(made())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only where the system tells a process's mappings")
+def test_compiled_functions_go_when_mappings_run_out(monkeypatch):
+    compiled = jax.jit(lambda x: x + 1)
+    compiled(jnp.zeros(3))
+    monkeypatch.setattr(devices, "MAPPINGS", 10**9)
+    devices.spare_mappings()
+    assert compiled._cache_size() == 1
+    monkeypatch.setattr(devices, "MAPPINGS", 10)
+    devices.spare_mappings()
+    assert compiled._cache_size() == 0

@@ -11,10 +11,12 @@ Without `use` nothing here does anything.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -219,3 +221,20 @@ def agreed(tree: Any) -> Any:
     from jax.experimental import multihost_utils
 
     return jax.tree.map(jnp.asarray, multihost_utils.broadcast_one_to_all(tree))
+
+
+MAPPINGS = 30_000
+"""Memory mappings of a process above which `spare_mappings` lets compiled functions go."""
+
+
+def spare_mappings() -> None:
+    """Let go of all compiled functions where the process holds many memory mappings: call it between pieces of work.
+
+    Every compiled kernel holds some. Linux allows a process 65,530 (`vm.max_map_count`), and XLA crashes where it is
+    refused one: a process that compiles for hours gets there. What is needed again is compiled
+    anew, or read from disk.
+    """
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MAPPINGS:
+        jax.clear_caches()
+        gc.collect()

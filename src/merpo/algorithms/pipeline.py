@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from merpo import devices
 from merpo.algorithms import merpo, rac
@@ -220,6 +220,14 @@ class NewTasks:
     """[job] leaves, seeds outermost."""
     error: Float[np.ndarray, "seed task checks"]
     """Hold-out error after 0, check_every, ... gradient steps from phi_m, whichever model was kept."""
+    scratch: Bool[np.ndarray, "seed task"] | None = None
+    """Where a model from random weights was kept instead of phi_m's; None: it was not looked for."""
+
+    def unlike(self) -> tuple[str, ...]:
+        """Tasks whose model is from random weights for some seed: their dynamics are not like the training tasks'."""
+        return (
+            () if self.scratch is None else tuple(n for n, s in zip(self.names, self.scratch.T, strict=True) if s.any())
+        )
 
 
 def fit_new(
@@ -246,13 +254,14 @@ def fit_new(
     fitted, errors = zip(*side_by_side(models_of, range(len(seeds))), strict=True)
     figures = {"error": float(np.mean([e[:, -1] for e in errors]))}
     models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
-    steps = config.dynamics.scratch_steps
+    steps, scratch = config.dynamics.scratch_steps, None
     if steps and bool(jnp.any(elite_error(models) > GOOD)):
         fresh, _ = fresh_models(batch, learned.scale, info, config.dynamics, steps, termination.learned, seeds)
         models, replaced = less_wrong(models, fresh)
-        figures["from scratch"] = float(np.mean(replaced))
+        scratch = np.asarray(replaced).reshape(len(seeds), len(tasks))
+        figures["from scratch"] = float(scratch.mean())
     report("adapting the models", len(seeds), len(seeds), figures)
-    return NewTasks(names, batch, termination, models, np.stack(errors))
+    return NewTasks(names, batch, termination, models, np.stack(errors), scratch)
 
 
 def adapt(

@@ -16,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from merpo import devices
 from merpo.algorithms.pipeline import Learned
 from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.threads import cores
@@ -157,6 +158,7 @@ def _processor() -> str:
 
 
 def _timed(work: Callable[[Checkpoints | None], bytes], states: Checkpoints | None) -> Done:
+    devices.spare_mappings()
     begun, before = time.perf_counter(), os.times()
     content = work(states)
     after = os.times()

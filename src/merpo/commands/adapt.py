@@ -158,11 +158,14 @@ def adapt(
             states.clear()
         record, found = _begin(folder, target, ordered if resume else (), variants)
         todo = [m for m in ordered if m not in found]
-        models = None
+        models, unlike = None, record.adapted.get("own_models", [])
         if isinstance(meta, merpo.Meta) and {"merpo", "rac", "combo+meta-model", *variants} & set(todo) and not certify:
             begin = time.perf_counter()
             with watch.stage("adapting the models"):
                 models = meta.adapt_models(tasks, checkpoint=states, report=report)
+            unlike = list(models.unlike())
+            if unlike:
+                say(f"Unlike the training tasks, so with a model from the log alone: {', '.join(unlike)}")
             record = record.timed("adapt models", time.perf_counter() - begin)
         for method in todo:
             begin = time.perf_counter()
@@ -189,7 +192,7 @@ def adapt(
             record = record.timed(f"adapt {method}", time.perf_counter() - begin)
             settings = dict(record.adapted.get("variants", {}))
             settings |= {method: variants[method]} if method in variants else {}
-            record = replace(record, adapted={**target, "methods": kept, "variants": settings})
+            record = replace(record, adapted={**target, "own_models": unlike, "methods": kept, "variants": settings})
             record.save(folder)
         states.clear()
     return {m: found[m] for m in ordered}
@@ -217,7 +220,7 @@ def _begin(
 
     record = read_record(folder)
     kept, known = record.adapted.get("methods", []), record.adapted.get("variants", {})
-    if {k: v for k, v in record.adapted.items() if k not in ("methods", "variants")} != target:
+    if {k: v for k, v in record.adapted.items() if k not in ("own_models", "methods", "variants")} != target:
         kept = []
         seconds = {k: v for k, v in record.seconds.items() if not k.startswith("adapt")}
         record = replace(record, seconds=seconds, adapted={})

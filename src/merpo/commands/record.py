@@ -61,8 +61,8 @@ class RunRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time by stage: `train`, `adapt <method>`, `evaluate`."""
     adapted: Mapping[str, Any] = field(default_factory=dict)
-    """`data` (as above), `episodes` (first episodes of each log used, or null for all), `tasks`, `methods`, and the
-    settings of those that are `variants`."""
+    """`data` (as above), `episodes` (first episodes of each log used, or null for all), `tasks`, `methods`, the
+    settings of those that are `variants`, and `own_models`: tasks whose model is not phi_m's (`NewTasks.unlike`)."""
     method: str = "merpo"
     """What was trained: `merpo`, or one of `CONTEXT`."""
 
@@ -109,7 +109,7 @@ def _check(record: RunRecord) -> None:
         raise ValueError("seconds: expected a table of numbers")
     if not isinstance(adapted, dict):
         raise ValueError("adapted: expected a table")
-    for name in ("tasks", "methods"):
+    for name in ("tasks", "methods", "own_models"):
         listed = adapted.get(name, [])
         if not isinstance(listed, list) or not all(isinstance(v, str) for v in listed):
             raise ValueError(f"adapted.{name}: expected a list of names")
