@@ -162,10 +162,12 @@ def test_variants_are_methods_of_their_own(run, tmp_path, monkeypatch):
     shutil.copytree(run, copy)
     file.write_text(
         '[same]\n\n[longer]\nadapt_updates = 40\n\n[alone]\n"rac.rollout_length" = 0\n\n[scratch]\nmodel = "scratch"\n'
+        '\n[held]\nmethod = "combo"\n"rac.beta" = 9.0\n\n[plain]\nmethod = "combo"\n'
     )
     call = ["adapt", str(copy), "--tasks", "task-041", "task-044", "--episodes", "1", "--variants", str(file)]
     assert main(call) == 0
     names = ["meta-policy", "bc", "rac", "merpo", "merpo-same", "merpo-longer", "merpo-alone", "merpo-scratch"]
+    names += ["combo-held", "combo-plain"]
     assert read_record(copy).adapted["methods"] == names  # the others are still there
     assert read_record(copy).adapted["variants"]["merpo-longer"] == {"adapt_updates": 40}
     sets = {n: merpo.PolicySet.load(copy / "policies" / f"{n}.safetensors") for n in names}
@@ -173,6 +175,7 @@ def test_variants_are_methods_of_their_own(run, tmp_path, monkeypatch):
     act = {n: s.policy("task-044", 3)(obs) for n, s in sets.items()}
     np.testing.assert_array_equal(act["merpo-same"], act["merpo"])
     assert all(abs(act[n] - act["merpo"]).max() > 0 for n in names[5:])
+    assert abs(act["combo-held"] - act["combo-plain"]).max() > 0
     assert [r["step"] for r in read_metrics(copy / "curves" / "merpo-longer.jsonl")] == [10, 20, 30, 40]
     assert main(["evaluate", str(copy), "--episodes", "1", "--no-figure"]) == 0
     assert list(results_from_json(json.loads((copy / "results.json").read_text())).returns) == names
@@ -209,6 +212,8 @@ def _stops_at(name, real=adapt_module._varied):
         ("[A-b]\n", "names a file"),
         ("x = 3\n", "expected a table of settings"),
         ("[x]\nmodel = 'none'\n", "expected 'meta' or 'scratch'"),
+        ("[x]\nmethod = 'bc'\n", "method='bc': expected any of 'merpo', 'rac', 'combo', 'combo+meta-model'"),
+        ("[x]\nmethod = 'rac'\nmodel = 'scratch'\n", "only variants of merpo"),
         ("[x]\n'rac.alfa' = 0.1\n", "rac.alfa"),
         ("[x]\n'rac.alpha' = 2.0\n", "alpha=2.0"),
         ("[x]\ncontext = 3\n", "settled in training"),

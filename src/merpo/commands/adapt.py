@@ -27,7 +27,7 @@ from merpo.commands.record import (
 )
 from merpo.commands.session import Stopwatch, say
 from merpo.commands.stages import Report, Stages
-from merpo.commands.variants import Variants, in_order, read_variants, variant
+from merpo.commands.variants import Variants, base, in_order, read_variants, variant
 from merpo.errors import ConfigError
 from merpo.runs import STATE, Checkpoints, locked, write_atomic
 
@@ -56,7 +56,8 @@ class Adapt:
     none; a run of a context learner (`merpo train --method`) has that learner alone."""
     variants: Path | None = None
     """TOML file of variants of merpo: each table [NAME] holds settings that replace the run's in adaptation, and is a
-    method merpo-NAME of its own. `model = "scratch"` learns the model from the new log alone."""
+    method merpo-NAME of its own. `model = "scratch"` learns the model from the new log alone; `method = "combo"` varies
+    combo (or rac, combo+meta-model) instead."""
     certify: bool = False
     """Half of each log is kept from merpo's and rac's learning to certify their improvement; `certificates.json` says
     what came of it. A policy that is not certified is replaced by the behaviour clone. Without it, as studies that
@@ -159,7 +160,13 @@ def adapt(
         record, found = _begin(folder, target, ordered if resume else (), variants)
         todo = [m for m in ordered if m not in found]
         models, unlike = None, record.adapted.get("own_models", [])
-        if isinstance(meta, merpo.Meta) and {"merpo", "rac", "combo+meta-model", *variants} & set(todo) and not certify:
+        from_meta = {
+            "merpo",
+            "rac",
+            "combo+meta-model",
+            *(m for m, table in variants.items() if base(table) != "combo"),
+        }
+        if isinstance(meta, merpo.Meta) and from_meta & set(todo) and not certify:
             begin = time.perf_counter()
             with watch.stage("adapting the models"):
                 models = meta.adapt_models(tasks, checkpoint=states, report=report)
@@ -206,10 +213,10 @@ def _varied(
     models: NewTasks | None,
     report: Report,
 ) -> merpo.PolicySet:
-    """MerPO with a variant's settings. Killed work is taken up variant by variant: it keeps no state of its own."""
+    """A method with a variant's settings. Killed work is taken up variant by variant: it keeps no state of its own."""
     if table.get("model") == "scratch":
         models = meta.scratch_models(tasks, report=report)
-    return replace(meta.adapt_many(tasks, models=models, report=report), method=method)
+    return replace(meta.adapt_many(tasks, base(table), models=models, report=report), method=method)
 
 
 def _begin(

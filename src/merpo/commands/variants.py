@@ -1,10 +1,14 @@
-"""Variants of MerPO's adaptation in a run: other settings, or a model from scratch, each a method of its own.
+"""Variants of an adaptation in a run: other settings, or a model from scratch, each a method of its own.
 
 [no-conservatism]
 "rac.beta" = 0.0
 
 [no-meta-model]
 model = "scratch"
+
+[more-conservative]
+method = "combo"
+"rac.beta" = 3.0
 """
 
 from __future__ import annotations
@@ -22,13 +26,14 @@ from merpo.runs import nested
 if TYPE_CHECKING:
     import merpo
 
-PREFIX = "merpo-"
-"""Variant NAME is the method merpo-NAME."""
+VARIED = ("merpo", "rac", "combo", "combo+meta-model")
+"""What there can be variants of: methods whose settings are those of the run. The first, where a table does not say.
+Variant NAME is the method merpo-NAME, combo-NAME, ..."""
 MODELS = ("meta", "scratch")
-"""Where the model of a variant starts: `meta`, adapted from the meta-model; `scratch`, from the new log alone."""
+"""Where the model of MerPO's variant starts: `meta`, adapted from the meta-model; `scratch`, from the new log alone."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 Variants = Mapping[str, Mapping[str, Any]]
-"""Method -> settings that replace the run's, and `model`."""
+"""Method -> settings that replace the run's, `method` and `model`."""
 
 
 def read_variants(path: Path) -> Variants:
@@ -48,18 +53,29 @@ def read_variants(path: Path) -> Variants:
                 f"variants={str(path)!r}: {name!r}: expected a table of settings, its name of small letters, digits,"
                 " dots and dashes: it names a file."
             )
+        if (of := table.get("method", VARIED[0])) not in VARIED:
+            raise ConfigError(f"[{name}] method={of!r}: expected any of {', '.join(map(repr, VARIED))}.")
         if table.get("model", MODELS[0]) not in MODELS:
             raise ConfigError(f"[{name}] model={table['model']!r}: expected {' or '.join(map(repr, MODELS))}.")
-        found[PREFIX + name] = nested(table)
+        if "model" in table and of != VARIED[0]:
+            raise ConfigError(
+                f"[{name}] model={table['model']!r}: only variants of merpo have a choice of models. Leave it out."
+            )
+        found[f"{of}-{name}"] = nested(table)
     return found
 
 
 def variant(meta: merpo.Meta, method: str, table: Mapping[str, Any]) -> merpo.Meta:
     """What the run learned, to be adapted with this variant's settings. ConfigError names the one that does not fit."""
     try:
-        return meta.adapting({k: v for k, v in table.items() if k != "model"})
+        return meta.adapting({k: v for k, v in table.items() if k not in ("method", "model")})
     except ConfigError as error:
-        raise ConfigError(f"[{method.removeprefix(PREFIX)}] {error}") from error
+        raise ConfigError(f"[{method.removeprefix(base(table) + '-')}] {error}") from error
+
+
+def base(table: Mapping[str, Any]) -> str:
+    """What a variant varies."""
+    return str(table.get("method", VARIED[0]))
 
 
 def recorded(value: Any) -> Variants:
