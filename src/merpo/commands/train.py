@@ -61,7 +61,7 @@ class Train:
     """RAC updates of a new task."""
     alpha: float | None = None
     """A fixed balance: 1 stays with the behaviour policy, 0 follows the meta-policy. Without it the settings' own:
-    an alpha that each task's data adapt, for locomotion-sized systems."""
+    an alpha that each task's data adapt."""
     lam: float | None = None
     """Weight of both divergences."""
     beta: float | None = None
