@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 
 import h5py
 import numpy as np
@@ -338,6 +340,50 @@ def test_tables_in_memory(tmp_path):
         from_table(table | {"gain": np.full(30, "x")}, family="b", columns=NAMES)
     with pytest.raises(DataError, match="expected a DataFrame"):
         from_table(np.zeros((3, 3)), family="b")
+
+
+class Unknown:
+    """What pandas has in nullable columns: whatever one asks of it has no answer."""
+
+    def __ne__(self, other):
+        return self
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    __hash__ = None
+
+
+def test_objects_in_tables_are_times_and_missing_values():
+    table = log()
+    read_table = partial(from_table, family="b", columns=NAMES, gamma=0.9, test=["m2"])
+    plain = read_table(table)
+    zone = timezone(timedelta(hours=2))
+    began = datetime(2024, 3, 1, tzinfo=zone)
+    for times in (
+        [began + timedelta(seconds=float(t)) for t in table["t"]],
+        [(began + timedelta(seconds=float(t))).astimezone(UTC) if i % 2 else began + timedelta(seconds=float(t))
+         for i, t in enumerate(table["t"])],
+        [datetime(2024, 3, 1) + timedelta(seconds=float(t)) for t in table["t"]],
+        [float(t) for t in table["t"]],
+    ):  # fmt: skip
+        assert same(read_table(table | {"t": np.asarray(times, object)}), plain)
+    assert same(read_table(table | {"t": table["t"].astype("timedelta64[s]")}), plain)
+
+    obs = table["s1"].astype(object)
+    assert same(read_table(table | {"s1": obs.copy()}), plain)
+    for unknown in (Unknown(), None, float("nan")):
+        obs[3] = unknown
+        with pytest.raises(DataError, match="missing or infinite values in 1 of"):
+            read_table(table | {"s1": obs})
+        stamps = np.asarray([began] * 30, object)
+        stamps[4] = unknown
+        with pytest.raises(DataError, match="'t' has missing values"):
+            read_table(table | {"t": stamps})
+        machines = table["machine"].astype(object)
+        machines[4] = unknown
+        with pytest.raises(DataError, match="'machine' has missing values"):
+            read_table(table | {"machine": machines})
 
 
 def test_settings_and_paths_that_cannot_be(tmp_path):

@@ -233,8 +233,8 @@ def _without_missing(
         name = f"column {names[column]!r}" if names else f"number {column} (of obs, action, reward, next_obs)"
         raise DataError(
             f"task {task!r}: missing or infinite values in {int(bad.sum())} of {len(rows)} rows (first: {at(i)},"
-            f" {name}, value {table[i, column]}); expected finite numbers. Mend the log, or pass --missing drop to cut"
-            " the episodes there."
+            f" {name}, value {table[i, column]}); expected finite numbers. Mend the log, or pass missing='drop'"
+            " (--missing drop) to cut the episodes there."
         )
     notes.add("missing", int(bad.sum()), task)
     begins = begins | np.append(False, bad[:-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from datetime import UTC
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,8 @@ def _names(table: Any) -> list[Any]:
 def _number(table: Any, name: str) -> np.ndarray:
     try:
         x = np.asarray(table[name])
-        x = x.astype(np.float64) if x.dtype == object else x
+        if x.dtype == object:  # nullable columns of pandas have an object of their own for what is missing
+            x = np.asarray([np.nan if _missing(v) else v for v in x]).astype(np.float64)
         if x.ndim != 1 or x.dtype.kind not in "biuf":
             raise TypeError(f"shape {x.shape}, dtype {x.dtype}")
     except (TypeError, ValueError) as error:
@@ -123,7 +125,7 @@ def _number(table: Any, name: str) -> np.ndarray:
 def _labels(table: Any, name: str) -> tuple[list[str], np.ndarray]:
     """Distinct values as text in the order of their first row, and each row's position among them."""
     x = np.asarray(table[name])
-    missing = [v is None or v != v for v in x] if x.dtype == object else (x != x)
+    missing = [_missing(v) for v in x] if x.dtype == object else (x != x)
     if x.ndim != 1 or np.any(missing):
         raise DataError(f"{WHERE}: column {name!r} has missing values; expected a name in every row.")
     if x.dtype.kind == "f" and np.array_equal(x, np.floor(x)):
@@ -135,13 +137,41 @@ def _labels(table: Any, name: str) -> tuple[list[str], np.ndarray]:
 
 def _time(table: Any, name: str) -> np.ndarray:
     x = np.asarray(table[name])
-    if x.dtype.kind == "M":
+    if x.dtype == object:
+        x = _plain_times(x)
+    if x.dtype.kind in "mM":
         if np.isnat(x).any():
             raise DataError(f"{WHERE}: the time column {name!r} has missing values; expected one in every row.")
-        return x.astype("datetime64[ns]").astype(np.int64)
+        return x.astype(f"{x.dtype.kind}8[ns]").astype(np.int64)
     if x.dtype.kind not in "iuf":
         raise DataError(f"{WHERE}: the time column {name!r} holds {x.dtype}, expected numbers or time stamps.")
     return x.astype(np.int64 if x.dtype.kind in "iu" else np.float64)
+
+
+def _missing(value: Any) -> bool:
+    """None, NaN, NaT, or pandas' NA, of which nothing can be asked."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
+
+
+def _plain_times(x: np.ndarray) -> np.ndarray:
+    """Objects as numbers or as time stamps: those with a time zone as UTC."""
+
+    def stamp(value: Any) -> Any:
+        if _missing(value):
+            return np.datetime64("NaT")
+        if hasattr(value, "to_datetime64"):  # pandas: UTC already, and finer than datetime
+            return value.to_datetime64()
+        return np.datetime64(value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None))
+
+    if x.size and all(hasattr(v, "tzinfo") or _missing(v) for v in x):
+        return np.asarray([stamp(v) for v in x], "datetime64[ns]")
+    try:
+        return x.astype(np.float64)
+    except (TypeError, ValueError):
+        return x
 
 
 def _stack(numbers: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
