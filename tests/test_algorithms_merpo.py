@@ -172,6 +172,8 @@ def test_hold_out_likelihood_counts_valid_rows():
         ("group", {"group": 0}),
         ("context", {"context": -1}),
         ("bc_updates", {"bc_updates": 0}),
+        ("combo_beta", {"combo_beta": -1.0}),
+        ("combo_beta", {"combo_beta": float("nan")}),
         ("train_updates", {"train_updates": 10_001}),
         ("adapt_updates", {"adapt_updates": 1}),
         ("rollout_rows", {"rac": RACConfig(rollout_rows=501)}),

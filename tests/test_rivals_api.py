@@ -101,6 +101,15 @@ def test_single_task_rivals_adapt(meta, new, method, tmp_path):
     same(merpo.PolicySet.load(tmp_path / "p.safetensors").tree.actor, found.tree.actor)
 
 
+def test_combo_is_as_conservative_as_it_is_told(meta, new):
+    """Its own beta takes the place of the other methods', which leaves theirs alone."""
+    told, theirs = meta.adapting({"combo_beta": 7.0}), meta.adapting({"rac.beta": 7.0})
+    own = [m.adapt_many(new, "combo").tree.actor for m in (meta, told, theirs)]
+    assert eqx.tree_equal(own[1], own[2])
+    assert not eqx.tree_equal(own[0], own[1])
+    assert eqx.tree_equal(told.adapt_many(new, "rac").tree.actor, meta.adapt_many(new, "rac").tree.actor)
+
+
 def test_combo_from_scratch_uses_nothing_that_the_meta_training_learned(meta, new):
     """Its policy is the same beside any other meta-model and meta-policy; with the meta-model it is not."""
     learned = jax.tree.map(

@@ -7,6 +7,7 @@ advance inside one call. A *job* below is one (seed, task) pair; jobs are the ma
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -61,6 +62,8 @@ class MerPOConfig:
     """Tasks per outer iteration of the meta-model (all of them where there are fewer)."""
     bc_updates: int = 2_000
     """Gradient steps of behaviour cloning: the baseline, and the floor of the clone term under dual ascent."""
+    combo_beta: float | None = None
+    """Conservatism of the rival COMBO, whom nothing else holds to the log; None: `rac.beta`."""
     group: int = 1
     """Jobs batched by `vmap` inside one step; groups follow one another (`lax.map`). 1 is best for wide networks
     on a CPU, a handful for narrow ones, all of them on a GPU."""
@@ -75,6 +78,8 @@ class MerPOConfig:
             check_count(name, getattr(self, name))
         if not 0.0 < self.meta_lr < 1.0:
             raise ConfigError(f"meta_lr={self.meta_lr}: expected a step size in (0, 1), e.g. 1e-3.")
+        if self.combo_beta is not None and not 0.0 <= self.combo_beta < math.inf:
+            raise ConfigError(f"combo_beta={self.combo_beta}: expected a weight >= 0, e.g. 5, or none for rac.beta's.")
         if not 0.0 <= self.meta_ramp <= 1.0:
             raise ConfigError(f"meta_ramp={self.meta_ramp}: expected a share in [0, 1].")
         if not 0 <= self.context <= LARGEST_WIDTH:

@@ -3,9 +3,10 @@
     Q  <- argmin  beta ( E_rho[Q] - E_D[Q] ) + 1/2 E_{d_f}[ (Q - B^pi Qbar)^2 ]
     pi <- argmax  E_rho[Q] + temperature H(pi)
 
-The objective is `rac`'s with lambda = 0, so the code is `rac`'s too: same networks, batches, beta, f, rollouts. COMBO
-proper learns its model from the new log alone (`scratch_models`); on the model adapted from the meta-model instead,
-what remains between it and MerPO is the policy's side alone.
+The objective is `rac`'s with lambda = 0, so the code is `rac`'s too: same networks, batches, f, rollouts. Conservatism
+alone holds the policy to the log, so its beta is COMBO's own (`MerPOConfig.combo_beta`; the paper's grid is 0.5, 1, 5).
+COMBO proper learns its model from the new log alone (`scratch_models`); on the model adapted from the meta-model
+instead, what remains between it and MerPO is the policy's side alone.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from merpo.data.types import SetInfo, TaskData
 
 
 def objective(config: MerPOConfig) -> MerPOConfig:
-    """The same settings with lambda = 0: no anchor to measure or balance, and no warm-up, in which the actor would
-    follow none."""
-    free = replace(config.rac, lam=0.0, lam_mode="fixed", alpha_mode="fixed", behaviour="clone", warmup=0)
+    """The same settings with lambda = 0 and COMBO's beta: no anchor to measure or balance, and no warm-up, in which the
+    actor would follow none."""
+    beta = config.rac.beta if config.combo_beta is None else config.combo_beta
+    free = replace(config.rac, beta=beta, lam=0.0, lam_mode="fixed", alpha_mode="fixed", behaviour="clone", warmup=0)
     return replace(config, rac=free)
 
 
