@@ -104,7 +104,7 @@ def test_the_variants_that_ship_are_read():
     from merpo import MerPOConfig
     from merpo.commands.variants import read_variants
 
-    known = {"model", *(f.name for f in fields(MerPOConfig))}
+    known = {"method", "model", *(f.name for f in fields(MerPOConfig))}
     for file in sorted((Path(__file__).parents[1] / "studies" / "variants").glob("*.toml")):
         found = read_variants(file)
         assert len(found) > 1
