@@ -60,7 +60,8 @@ def test_the_page_of_own_agents_is_made_from_its_numbers():
 
 
 def test_a_resumed_run_lists_both_commands():
-    made = commands(stored("hopper-params"))
+    legs = [{"from": 0, "updates": 240000}, {"from": 240000, "updates": 290000}]
+    made = commands(stored("hopper-params") | {"legs": legs})
     assert [c.split("--updates ")[1] for c in made[:2]] == [
         "240000 --every 20000 --seed 0",
         "290000 --every 20000 --seed 0 --resume",
@@ -92,7 +93,9 @@ def test_a_record_of_another_run_is_refused(tmp_path):
     assert training_record(tmp_path, [290000])["checkpoints"] == rows
     with pytest.raises(ConfigError, match=r"updates=\[\]: expected 1 numbers"):
         training_record(tmp_path)
-    stem.with_suffix(".json").write_text(json.dumps(row | content | {"returns": [0.0] * 25}))
+    best = max(rows, key=lambda row: row["mean_return"])
+    other = best | content | {"returns": [0.0] * 25}
+    (tmp_path / f"ckpt-{best['updates']:09d}.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="Select its checkpoints first"):
         training_record(tmp_path, [290000])
 

@@ -8,7 +8,7 @@ model = "scratch"
 
 [more-conservative]
 method = "combo"
-"rac.beta" = 3.0
+combo_beta = 3.0
 """
 
 from __future__ import annotations
