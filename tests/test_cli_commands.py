@@ -213,6 +213,7 @@ def _stops_at(name, real=adapt_module._varied):
         ("x = 3\n", "expected a table of settings"),
         ("[x]\nmodel = 'none'\n", "expected 'meta' or 'scratch'"),
         ("[x]\nmethod = 'bc'\n", "method='bc': expected any of 'merpo', 'rac', 'combo', 'combo+meta-model'"),
+        ("[x]\nmethod = 'combo'\n'rac.beta' = 3.0\n", "COMBO's conservatism is `combo_beta`"),
         ("[x]\nmethod = 'rac'\nmodel = 'scratch'\n", "only variants of merpo"),
         ("[x]\n'rac.alfa' = 0.1\n", "rac.alfa"),
         ("[x]\n'rac.alpha' = 2.0\n", "alpha=2.0"),

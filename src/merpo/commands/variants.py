@@ -61,7 +61,10 @@ def read_variants(path: Path) -> Variants:
             raise ConfigError(
                 f"[{name}] model={table['model']!r}: only variants of merpo have a choice of models. Leave it out."
             )
-        found[f"{of}-{name}"] = nested(table)
+        settings = nested(table)
+        if of.startswith("combo") and isinstance(own := settings.get("rac"), dict) and "beta" in own:
+            raise ConfigError(f"[{name}] rac.beta: COMBO's conservatism is `combo_beta`. Give that instead.")
+        found[f"{of}-{name}"] = settings
     return found
 
 
