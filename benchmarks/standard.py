@@ -109,6 +109,6 @@ def chunks(tasks: int) -> dict[str, Callable[[], Any]]:
         ),
         "behaviour cloning": partial(
             bc.clone_jobs.lower, x["clones"], stacked.transitions, jobs.task, *split, x["keys"],
-            updates=STANDARD.bc_updates, batch=STANDARD.rac.batch, learning_rate=1e-3, group=STANDARD.group,
+            updates=STANDARD.bc_updates, batch=STANDARD.rac.batch, learning_rate=1e-3, group=1,
         ),
     }  # fmt: skip

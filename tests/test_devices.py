@@ -162,6 +162,40 @@ def test_only_the_first_process_writes_and_the_record_says_what_took_part(runs):
         read_record(folder / "one"), TaskSet(linear_info(), (linear_task("new", 1, 0),)), folder / "one", 1
     )
     assert evaluated.precision == f"float32, matmul precision {precision}"
+    assert evaluated.versions["device"] == "cpu"
+    assert "simulated with" not in evaluated.versions
+
+
+def test_results_name_the_device_that_learned_and_the_one_that_simulated(runs):
+    folder, _ = runs
+    path = folder / "one" / "versions.json"
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"device": "NVIDIA H100"}))
+    try:
+        evaluated = protocol(
+            read_record(folder / "one"), TaskSet(linear_info(), (linear_task("new", 1, 0),)), folder / "one", 1
+        )
+    finally:
+        path.write_text(before)
+    assert evaluated.versions["device"] == "NVIDIA H100"
+    assert evaluated.versions["simulated with"] == f"jax {jax.__version__} on cpu"
+
+
+@pytest.mark.parametrize(
+    ("backend", "group", "widths", "expected"),
+    [
+        ("cpu", None, (128, 128), 1),
+        ("cpu", None, (64, 64), 10),
+        ("cpu", None, (), 1),
+        ("cpu", 3, (128,), 3),
+        ("gpu", None, (128,), sys.maxsize),
+        ("gpu", None, (), sys.maxsize),
+        ("gpu", 5, (128,), 5),
+    ],
+)
+def test_an_accelerator_takes_all_jobs_at_once(monkeypatch, backend, group, widths, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert devices.batched(group, widths) == expected
     assert not (folder / "two" / "resume").exists()
 
 

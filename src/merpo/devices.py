@@ -12,7 +12,8 @@ Without `use` nothing here does anything.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -89,6 +90,20 @@ def by_device(work: Callable[[Any, Any], Any], shared: Any, packed: Any, mesh: M
     split = jax.shard_map(work, mesh=mesh, in_specs=(whole, part), out_specs=part, check_vma=False)
     done = split(shared, packed)
     return jax.tree.map(lambda x: x[:count], done) if fill else done
+
+
+NARROW, HANDFUL = 64, 10
+"""Width of hidden layers up to which a CPU is faster with this many jobs in one batched product."""
+
+
+def batched(group: int | None, widths: Sequence[int] = ()) -> int:
+    """How many jobs with networks of these widths advance as one batched product: `group`, or where that is None what
+    suits the device. A wide network keeps a CPU's core busy by itself; an accelerator wants all jobs at once."""
+    if group is not None:
+        return group
+    if jax.default_backend() != "cpu":
+        return sys.maxsize
+    return HANDFUL if widths and max(widths) <= NARROW else 1
 
 
 def map_groups(one: Callable[[Any], Any], packed: Any, group: int) -> Any:

@@ -46,6 +46,12 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise ConfigError(f"{name}={value}: expected a whole number >= {least}, below 2^31.")
 
 
+def check_group(group: int | None) -> None:
+    """ConfigError unless this can be the number of jobs that are batched, or None."""
+    if group is not None:
+        check_count("group", group)
+
+
 def check_widths(name: str, widths: tuple[int, ...]) -> None:
     """ConfigError unless these can be the widths of hidden layers."""
     if not all(1 <= w <= LARGEST_WIDTH for w in widths):

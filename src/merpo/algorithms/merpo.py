@@ -23,12 +23,12 @@ from merpo.algorithms import balance, meta, rac
 from merpo.algorithms.meta import Metas
 from merpo.algorithms.rac import Learner, RACConfig, Weights
 from merpo.data.types import Transitions
-from merpo.devices import map_jobs
+from merpo.devices import batched, map_groups, map_jobs
 from merpo.dynamics.ensemble import DynamicsConfig, TargetScale
 from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import Ring, imagine
 from merpo.dynamics.termination import Termination
-from merpo.errors import LARGEST_WIDTH, ConfigError, check_count
+from merpo.errors import LARGEST_WIDTH, ConfigError, check_count, check_group
 from merpo.networks import Actor, TwinCritic
 
 
@@ -64,18 +64,19 @@ class MerPOConfig:
     """Gradient steps of behaviour cloning: the baseline, and the floor of the clone term under dual ascent."""
     combo_beta: float | None = None
     """Conservatism of the rival COMBO, whom nothing else holds to the log; None: `rac.beta`."""
-    group: int = 1
-    """Jobs batched by `vmap` inside one step; groups follow one another (`lax.map`). 1 is best for wide networks
-    on a CPU, a handful for narrow ones, all of them on a GPU."""
+    group: int | None = None
+    """Jobs batched by `vmap` inside one step; groups follow one another (`lax.map`). None: what suits the device, on
+    a CPU 1 for wide networks and a handful for narrow ones, on an accelerator all of them. A limit saves memory."""
     matmul_precision: precision.Precision = "default"
     """Factors of matrix products in learning: `tf32` or `bf16` for speed on GPUs that have them, `highest` for full
     float32 there; `default` is JAX's own choice for the device. A CPU always computes in float32."""
 
     def __post_init__(self) -> None:
         precision.check(self.matmul_precision)
-        counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_batch", "group", "bc_updates")
+        counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_batch", "bc_updates")
         for name in (*counts, "tasks_per_iteration"):
             check_count(name, getattr(self, name))
+        check_group(self.group)
         if not 0.0 < self.meta_lr < 1.0:
             raise ConfigError(f"meta_lr={self.meta_lr}: expected a step size in (0, 1), e.g. 1e-3.")
         if self.combo_beta is not None and not 0.0 <= self.combo_beta < math.inf:
@@ -257,7 +258,7 @@ def imagine_jobs(
         return refresh(learner, ring, jobs, task, fitted, anchor, k, gamma, config.rac)
 
     packed = (learners, rings, jobs.task, jobs.fitted, held, _job_keys(key, jobs))
-    return map_jobs(one, jobs, packed, config.group, mesh)
+    return map_jobs(one, jobs, packed, batched(config.group, config.rac.critic_hidden), mesh)
 
 
 def rac_jobs(
@@ -278,7 +279,7 @@ def rac_jobs(
         return rac_steps(learner, ring, jobs, task, anchor, weights, k, steps, gamma, config.rac)
 
     packed = (learners, rings, jobs.task, jobs.weights, held, _job_keys(key, jobs))
-    return map_jobs(one, jobs, packed, config.group, mesh)
+    return map_jobs(one, jobs, packed, batched(config.group, config.rac.critic_hidden), mesh)
 
 
 def _per_seed(x: Array, seeds: int) -> Array:
@@ -308,7 +309,7 @@ def meta_jobs(
         return meta.meta_steps(metas, actors, critics, obs, action, z, weight, keys, config.meta_lr, share)
 
     packed = (state.metas, own, obs, action, _per_seed(jobs.z, seeds), _per_seed(weight, seeds), seed_keys)
-    metas, metrics = jax.lax.map(one, packed)
+    metas, metrics = map_groups(one, packed, batched(None))
     return MetaState(state.learners, state.rings, metas), metrics
 
 

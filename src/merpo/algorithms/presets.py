@@ -50,7 +50,6 @@ SMALL = MerPOConfig(
         adapt_steps=300,
         scratch_steps=1500,
         check_every=50,
-        group=10,
     ),
     train_updates=1200,
     adapt_updates=3000,
@@ -58,14 +57,13 @@ SMALL = MerPOConfig(
     meta_steps=10,
     context=2,
     tasks_per_iteration=10,
-    group=10,
 )
 """For low-dimensional systems: seconds to minutes on two cores."""
 
 NARROW_NOISE = 0.6
 """`action_noise` below which logs are narrow: about those of a good policy that hardly explores."""
 
-NARROW = replace(SMALL, rac=replace(SMALL.rac, behaviour="density", lam=0.15, beta=0.5))
+NARROW = replace(SMALL, rac=replace(SMALL.rac, behaviour="density", lam=0.15, beta=0.5), combo_beta=10.0)
 """For low-dimensional systems with narrow logs. The model knows little beyond such logs, and what it makes up there is
 what a policy that is hardly held would seek: it is held by KL(pi || pi_b), which weighs a step by the log's noise."""
 

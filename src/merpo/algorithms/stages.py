@@ -185,7 +185,11 @@ def _cloning(
     index = jnp.tile(jnp.arange(tasks, dtype=jnp.int32), len(keys))
     rows = batch.rows
     run = partial(
-        bc.clone_jobs, updates=config.bc_updates, batch=config.rac.batch, learning_rate=1e-3, group=config.group
+        bc.clone_jobs,
+        updates=config.bc_updates,
+        batch=config.rac.batch,
+        learning_rate=1e-3,
+        group=devices.batched(config.group, config.rac.actor_hidden),
     )
     own = (rows.train[index], rows.count[index], rows.held[index], rows.held_valid[index])
     return run, (actors, batch.stacked.transitions, index, *own, job_keys[1])

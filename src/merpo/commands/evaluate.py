@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
@@ -116,8 +116,8 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
     from merpo.evaluation import Protocol
     from merpo.runs import versions
 
-    config, made_with = run_config(folder), versions()
-    learned_in = json.loads((folder / "versions.json").read_bytes())["matmul_precision"]
+    config = run_config(folder)
+    made_with: dict[str, Any] = json.loads((folder / "versions.json").read_bytes())
     logs = sorted({t.episodes for t in tasks})
     span = f"{logs[0]}" if len(logs) == 1 else f"{logs[0]} to {logs[-1]}"
     if record.method == "merpo":
@@ -130,14 +130,16 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
             f"{config.updates} updates of {config.context.batch} rows of each of {config.context.tasks} out of"
             f" {record.train_tasks} training tasks; per test task {span} logged episodes as context"
         )
-    packages = dict(made_with)
+    packages, here = dict(made_with), versions()
+    if any(here[k] != made_with.get(k) for k in ("jax", "device")):
+        packages["simulated with"] = f"jax {here['jax']} on {here['device']}"
     if tasks.info.physics != "none":
         packages["mujoco"] = metadata.version("mujoco")
     return Protocol(
         episodes=episodes,
         seeds=record.seeds,
         physics=tasks.info.physics,
-        precision=f"float32, matmul precision {learned_in}",
+        precision=f"float32, matmul precision {made_with['matmul_precision']}",
         budget=budget,
         versions={name: str(value) for name, value in packages.items()},
         wall_time_s=round(sum(record.seconds.values()), 1),

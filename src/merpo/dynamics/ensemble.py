@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from merpo.data.types import Transitions
-from merpo.errors import ConfigError, check_count, check_widths
+from merpo.errors import ConfigError, check_count, check_group, check_widths
 from merpo.networks import MLP
 from merpo.networks.tanh_gaussian import LOG_2PI
 
@@ -67,7 +67,7 @@ class DynamicsConfig:
     those of meta-training. 0: only the model from phi_m."""
     check_every: int = 50
     """Steps between two hold-out evaluations while adapting."""
-    group: int = 1
+    group: int | None = None
     """Tasks batched by `vmap`; groups follow one another. As `MerPOConfig.group`."""
 
     def __post_init__(self) -> None:
@@ -93,10 +93,10 @@ class DynamicsConfig:
             "adapt_steps",
             "check_every",
             "holdout_rows",
-            "group",
             "pool_batch",
         ):
             check_count(name, getattr(self, name))
+        check_group(self.group)
         check_count("meta_iterations", self.meta_iterations, least=0)
         check_widths("hidden", self.hidden)
         check_count("scratch_steps", self.scratch_steps, least=0)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from merpo.data.types import Stacked, TaskData, Transitions
-from merpo.devices import held, map_jobs
+from merpo.devices import batched, held, map_jobs
 from merpo.dynamics.ensemble import (
     DynamicsConfig,
     Ensemble,
@@ -249,7 +249,7 @@ def meta_iteration(
         return phi, nll
 
     packed = (picked, jax.random.split(inner, tasks_per_iteration))
-    phis, nll = map_jobs(one, (meta, stacked, rows, scale), packed, config.group, mesh)
+    phis, nll = map_jobs(one, (meta, stacked, rows, scale), packed, batched(config.group, config.hidden), mesh)
     meta = jax.tree.map(lambda m, p: m - rate * (m - jnp.mean(p, axis=0)), meta, phis)
     return meta, nll, picked
 
@@ -380,4 +380,4 @@ def adapt_models(
         return adapt_one(meta, meta, data, own, scale, k, config, learn_termination)
 
     keys = jax.random.split(key, rows.count.shape[0])
-    return map_jobs(one, (meta, scale), (stacked.transitions, rows, keys), config.group, mesh)
+    return map_jobs(one, (meta, scale), (stacked.transitions, rows, keys), batched(config.group, config.hidden), mesh)

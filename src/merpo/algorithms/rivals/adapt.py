@@ -23,6 +23,7 @@ from merpo.algorithms.rivals.running import Algorithm, draw_rows, every_job, run
 from merpo.algorithms.rivals.td3bc import TD3BCConfig
 from merpo.algorithms.rounds import Report, silent
 from merpo.data.types import SetInfo, TaskData, stack
+from merpo.devices import batched
 from merpo.errors import ConfigError
 
 Settings = TD3BCConfig | IQLConfig
@@ -68,7 +69,7 @@ def adapt(
         data = stack([learned.preparation.task(t) for t in tasks])
         actor, curves = run(
             algorithm, data, every_job(seeds, len(tasks)), info.obs_dim, info.act_dim, info.gamma, chosen,
-            config.group, f"adapting ({method})", report,
+            batched(config.group, config.rac.critic_hidden), f"adapting ({method})", report,
         )  # fmt: skip
         actor = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), actor)
         return actor, {k: v.reshape(-1, *shape) for k, v in curves.items()}, None

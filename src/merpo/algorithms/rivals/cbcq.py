@@ -25,6 +25,7 @@ from merpo.algorithms.rivals.encoders import (
 from merpo.algorithms.rivals.pearl import critic_loss
 from merpo.algorithms.rivals.settings import check_counts, check_weights
 from merpo.algorithms.rivals.td import Trained
+from merpo.errors import check_group
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,12 @@ class CbcqConfig:
     """PEARL's factor on rewards of unit deviation; here it only sets what `kl_weight` is compared with."""
     updates: int = 1_000_000
     """Updates of everything."""
-    group: int = 1
+    group: int | None = None
     """Seeds batched by `vmap`; groups follow one another."""
 
     def __post_init__(self) -> None:
-        check_counts(self, "updates", "group")
+        check_counts(self, "updates")
+        check_group(self.group)
         check_weights(self, "kl_weight", "reward_scale")
 
 

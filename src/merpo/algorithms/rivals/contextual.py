@@ -29,6 +29,7 @@ from merpo.algorithms.rivals.unicorn import UnicornConfig
 from merpo.algorithms.rounds import Report, silent
 from merpo.data.prepare import Preparation
 from merpo.data.types import SetInfo, TaskData, Transitions, stack
+from merpo.devices import batched
 
 Settings = FocalConfig | PearlConfig | CbcqConfig | MbmlConfig
 
@@ -92,8 +93,8 @@ def fit(
     else:
         data = stack(ready)
     learned, curves = run(
-        CONTEXT[method][0], data, seed_jobs(seeds), info.obs_dim, info.act_dim, info.gamma, config, config.group,
-        f"meta-training ({method})", report,
+        CONTEXT[method][0], data, seed_jobs(seeds), info.obs_dim, info.act_dim, info.gamma, config,
+        batched(config.group, config.context.hidden), f"meta-training ({method})", report,
     )  # fmt: skip
     return learned, {k: v[..., None] for k, v in curves.items()}
 

@@ -27,6 +27,7 @@ from merpo.algorithms.rivals.encoders import (
 )
 from merpo.algorithms.rivals.settings import check_counts, check_weights
 from merpo.algorithms.rivals.td import Trained
+from merpo.errors import check_group
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,12 @@ class FocalConfig:
     """Weight of the metric loss. (It is the encoder's only loss: Adam takes no notice.)"""
     updates: int = 1_000_000
     """Updates of everything."""
-    group: int = 1
+    group: int | None = None
     """Seeds batched by `vmap`; groups follow one another."""
 
     def __post_init__(self) -> None:
-        check_counts(self, "updates", "group")
+        check_counts(self, "updates")
+        check_group(self.group)
         check_weights(self, "metric_weight")
 
 

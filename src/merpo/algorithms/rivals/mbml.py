@@ -30,8 +30,10 @@ from merpo.algorithms.rivals.td import Trained
 from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.stages import SCRATCH, Batch, fresh_models
 from merpo.data.types import SetInfo, Stacked, TaskData, Transitions, stack
+from merpo.devices import batched
 from merpo.dynamics.ensemble import DynamicsConfig, TargetScale, fit_scale
 from merpo.dynamics.fit import FittedModel, split_rows
+from merpo.errors import check_group
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,12 @@ class MbmlConfig:
     """Weight of the triplet loss beside the distillation."""
     updates: int = 100_000
     """Updates of stages 2 and 3, which go together."""
-    group: int = 1
+    group: int | None = None
     """Jobs batched by `vmap`; groups follow one another."""
 
     def __post_init__(self) -> None:
-        check_counts(self, "updates", "group")
+        check_counts(self, "updates")
+        check_group(self.group)
         check_weights(self, "margin", "triplet_weight")
 
 
@@ -127,7 +130,8 @@ def teach(
     """Stage 1, from prepared tasks."""
     stacked, n = stack(ready), len(ready)
     teachers, _ = run(
-        TEACHER, stacked, every_job(seeds, n), info.obs_dim, info.act_dim, info.gamma, config.teacher, config.group,
+        TEACHER, stacked, every_job(seeds, n), info.obs_dim, info.act_dim, info.gamma, config.teacher,
+        batched(config.group, config.context.hidden),
         "meta-training (mbml's teachers)", report,
     )  # fmt: skip
     scale = fit_scale(

@@ -27,6 +27,7 @@ from merpo.algorithms.rivals.encoders import (
 from merpo.algorithms.rivals.sac import SACConfig
 from merpo.algorithms.rivals.settings import check_counts, check_weights
 from merpo.algorithms.rivals.td import Trained, kl_to_normal, polyak, td_loss
+from merpo.errors import check_group
 from merpo.networks import TwinCritic
 
 
@@ -42,11 +43,12 @@ class PearlConfig:
     """Weight of the information bottleneck."""
     updates: int = 1_000_000
     """Updates of everything."""
-    group: int = 1
+    group: int | None = None
     """Seeds batched by `vmap`; groups follow one another."""
 
     def __post_init__(self) -> None:
-        check_counts(self, "updates", "group")
+        check_counts(self, "updates")
+        check_group(self.group)
         check_weights(self, "kl_weight")
 
 
