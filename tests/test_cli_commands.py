@@ -270,7 +270,12 @@ def test_a_report_of_two_runs_and_their_comparison(run, copy, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["better"][0][1]["value"] == 0.5
     assert found["tasks"] == ["task-041", "task-044"]
-    assert main(["compare", str(run), str(copy / "results.json"), "--method", "bc"]) == 0
+    assert (
+        main(
+            ["compare", str(run), str(copy / "results.json"), "--methods", "bc", "--out", str(tmp_path / "a" / "c.md")]
+        )
+        == 0
+    )
     assert "0.50" in capsys.readouterr().out
     assert "given twice" in complaint(capsys, ["report", run, run, "--out", page])
     assert "no finished run" in complaint(capsys, ["report", tmp_path, "--out", page])

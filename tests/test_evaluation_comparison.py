@@ -9,7 +9,7 @@ from scipy.stats import mannwhitneyu
 
 from merpo.errors import ConfigError, DataError
 from merpo.evaluation import Protocol, Results, compare
-from merpo.report.tables import print_comparison
+from merpo.report.tables import markdown_comparison, print_comparison
 
 rng = np.random.default_rng(1)
 
@@ -41,10 +41,10 @@ def test_better_is_mann_whitney_on_common_tasks():
 
 
 def test_unknown_references_and_other_methods():
-    found = compare({"one": results(0.0, known=False), "two": results(3.0)}, "bc")
+    found = compare({"one": results(0.0, known=False), "two": results(3.0)}, ["bc"])
     assert found.runs[0].iqm is None
     assert found.better[1][0].value == 1.0
-    assert compare({"one": results(0.0), "two": results(3.0)}, "behaviour").better[0][1].value == 0.5
+    assert compare({"one": results(0.0), "two": results(3.0)}, ["behaviour"]).better[0][1].value == 0.5
 
 
 def test_what_cannot_be_compared():
@@ -54,8 +54,8 @@ def test_what_cannot_be_compared():
         compare({"one": results(0.0), "two": results(0.0, family="g")})
     with pytest.raises(DataError, match="share no task"):
         compare({"one": results(0.0), "two": results(0.0, ("x",))})
-    with pytest.raises(ConfigError, match="method='rac': run 'one' has bc, merpo"):
-        compare({"one": results(0.0), "two": results(0.0)}, "rac")
+    with pytest.raises(ConfigError, match="methods=rac: run 'one' has bc, merpo"):
+        compare({"one": results(0.0), "two": results(0.0)}, ["rac"])
 
 
 def test_the_table_shows_brackets_of_names_as_they_are():
@@ -66,3 +66,36 @@ def test_the_table_shows_brackets_of_names_as_they_are():
     assert "[bold]one" in text
     assert "0.50" in text
     assert "data quality: expert | medium" in text
+
+
+def rival(shift, name):
+    r = results(shift)
+    return replace(r, returns={name: r.returns["merpo"]})
+
+
+def test_a_run_of_a_rival_is_compared_by_that_rival():
+    one, other = results(2.0), rival(0.0, "focal")
+    found = compare({"mine": one, "theirs": other})
+    assert [(r.run, r.method) for r in found.runs] == [("mine", "merpo"), ("theirs", "focal")]
+    assert found.labels == ("mine: merpo", "theirs: focal")
+    x, y = one.returns["merpo"].mean(2), other.returns["focal"].mean(2)
+    wins = [mannwhitneyu(x[:, i], y[:, i]).statistic / 16 for i in range(3)]
+    assert found.better[0][1].value == pytest.approx(np.mean(wins))
+    with pytest.raises(ConfigError, match="none given: run 'a' has bc, rac"):
+        compare({"a": replace(one, returns={"bc": one.returns["bc"], "rac": one.returns["merpo"]}), "b": other})
+
+
+def test_several_methods_are_a_row_each_where_a_run_has_them():
+    found = compare({"mine": results(2.0), "theirs": rival(0.0, "focal")}, ["merpo", "bc", "focal", "behaviour"])
+    assert found.labels == ("mine: merpo", "mine: bc", "mine: behaviour", "theirs: focal")  # one log, one row of it
+    assert found.better[0][1].value > 0.5
+    assert [line[i] for i, line in enumerate(found.better)] == [None] * 4
+
+
+def test_the_markdown_has_a_row_each_and_the_odds_of_the_first():
+    found = compare({"mine": results(9.0), "theirs": rival(0.0, "focal")}, ["merpo", "bc", "focal"])
+    rows = [line.split(" | ") for line in markdown_comparison(found).splitlines() if line.startswith("| ")]
+    assert [r[0] for r in rows[1:]] == ["| mine: merpo", "| mine: bc", "| theirs: focal"]
+    assert rows[0][-1] == "P(mine: merpo > row) |"
+    assert rows[1][-1].strip(" |") == ""
+    assert rows[3][-1].startswith("1.00 [")

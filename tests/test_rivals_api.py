@@ -177,7 +177,7 @@ def test_a_context_learner_from_the_command_line(tmp_path, monkeypatch, capsys):
     results = results_from_json(json.loads((tmp_path / "run" / "results.json").read_text()))
     assert list(results.returns) == ["pearl"]
     assert results.returns["pearl"].shape == (2, 2, 2)
-    assert "8 updates of 5 rows of each of 4 out of 40 training tasks" in results.protocol.budget
+    assert "8 updates of 5 rows of each of 4 tasks, drawn from 40 training tasks" in results.protocol.budget
     capsys.readouterr()
     for wrong, word in (
         (["adapt", out, "--methods", "merpo"], "methods='merpo'"),

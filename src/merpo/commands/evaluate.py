@@ -127,8 +127,8 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
         )
     else:
         budget = (
-            f"{config.updates} updates of {config.context.batch} rows of each of {config.context.tasks} out of"
-            f" {record.train_tasks} training tasks; per test task {span} logged episodes as context"
+            f"{config.updates} updates of {config.context.batch} rows of each of {config.context.tasks} tasks,"
+            f" drawn from {record.train_tasks} training tasks; per test task {span} logged episodes as context"
         )
     packages, here = dict(made_with), versions()
     if any(here[k] != made_with.get(k) for k in ("jax", "device")):

@@ -1,4 +1,5 @@
-"""Several runs on the tasks that they share: each run's scores, and the probability that one improves on another."""
+"""Several runs on the tasks that they share: scores of each, by one or several of its methods, and the probability that
+one improves on another."""
 
 from __future__ import annotations
 
@@ -13,12 +14,15 @@ from merpo.errors import ConfigError, DataError
 from merpo.evaluation.statistics import Interval, bootstrap_interval, probability_of_improvement
 from merpo.evaluation.table import BEHAVIOUR, Results
 
+MERPO = "merpo"
+
 
 @dataclass(frozen=True)
 class Compared:
     """One run, by one of its methods, on the common tasks."""
 
     run: str
+    method: str
     seeds: int
     mean: Interval
     """Mean return."""
@@ -33,7 +37,6 @@ class Comparison:
     """What `compare` found."""
 
     family: str
-    method: str
     tasks: tuple[str, ...]
     """The tasks that all runs were evaluated on."""
     runs: tuple[Compared, ...]
@@ -41,6 +44,12 @@ class Comparison:
     """better[i][j]: probability that a run of i returns more than one of j on a task; None on the diagonal."""
     cautions: tuple[str, ...]
     """What makes the runs unlike each other."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What to call each row: by its run; by its method too where runs appear by different ones."""
+        several = len({r.method for r in self.runs}) > 1
+        return tuple(f"{r.run}: {r.method}" if several else r.run for r in self.runs)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; numbers that are not finite are null."""
@@ -55,27 +64,54 @@ class Comparison:
         return {"format": "merpo-comparison", "format_version": 1, **plain(asdict(self))}
 
 
-def compare(results: Mapping[str, Results], method: str = "merpo", resamples: int = 2000) -> Comparison:
-    """Compare runs by name. DataError where families differ or no task is common, ConfigError for an unknown method."""
+def compare(results: Mapping[str, Results], methods: Sequence[str] = (), resamples: int = 2000) -> Comparison:
+    """Compare runs by name, each by those of `methods` that it has: by default merpo, or the one method it knows.
+
+    DataError where families differ or no task is common, ConfigError where a run has none of the methods.
+    """
     if len(results) < 2:
         raise ConfigError(f"results: expected at least two runs to compare, got {len(results)}.")
     names, found = list(results), list(results.values())
     families = {r.family for r in found}
     if len(families) > 1:
         raise DataError(f"runs are of different families: {', '.join(sorted(families))}. Compare runs of one family.")
-    for name, r in results.items():
-        if method not in (BEHAVIOUR, *r.returns):
-            raise ConfigError(f"method={method!r}: run {name!r} has {', '.join(r.returns)}. Choose one that all have.")
     tasks = tuple(t for t in found[0].tasks if all(t in r.tasks for r in found))
     if not tasks:
         raise DataError(f"runs {', '.join(names)} share no task: evaluate them on the same test tasks.")
-    returns = [_on(r, method, tasks) for r in found]
-    rows = [_row(name, r, method, tasks, resamples) for name, r in results.items()]
+    entries = [(name, r, method) for name, r in results.items() for method in _chosen(name, r, methods)]
+    if len(methods) > 1:
+        entries = _logs_once(entries, tasks)
+    returns = [_on(r, method, tasks) for _, r, method in entries]
+    rows = [_row(name, r, method, tasks, resamples) for name, r, method in entries]
     better = tuple(
         tuple(None if i == j else probability_of_improvement(a, b, resamples=resamples) for j, b in enumerate(returns))
         for i, a in enumerate(returns)
     )
-    return Comparison(found[0].family, method, tasks, tuple(rows), better, _cautions(results, tasks))
+    return Comparison(found[0].family, tasks, tuple(rows), better, _cautions(results, tasks))
+
+
+def _chosen(name: str, r: Results, methods: Sequence[str]) -> list[str]:
+    if not methods and (MERPO in r.returns or len(r.returns) == 1):
+        return [MERPO] if MERPO in r.returns else list(r.returns)
+    chosen = [m for m in methods if m in (BEHAVIOUR, *r.returns)]
+    if not chosen:
+        asked = f"methods={' '.join(methods)}" if methods else "methods: none given"
+        raise ConfigError(f"{asked}: run {name!r} has {', '.join(r.returns)}. Give some of these, or {BEHAVIOUR}.")
+    return chosen
+
+
+def _logs_once(entries: list[tuple[str, Results, str]], tasks: Sequence[str]) -> list[tuple[str, Results, str]]:
+    """Without the behaviour of a run whose data an earlier one had too."""
+    seen: set[tuple[float, ...]] = set()
+    kept = []
+    for entry in entries:
+        if entry[2] == BEHAVIOUR:
+            logged = tuple(_on(entry[1], BEHAVIOUR, tasks).ravel().tolist())
+            if logged in seen:
+                continue
+            seen.add(logged)
+        kept.append(entry)
+    return kept
 
 
 def _index(r: Results, tasks: Sequence[str]) -> list[int]:
@@ -93,7 +129,7 @@ def _row(name: str, r: Results, method: str, tasks: Sequence[str], resamples: in
     if r.normalisable:
         iqm = bootstrap_interval(r.normalised(method)[:, _index(r, tasks)], "iqm", resamples=resamples)
     above = np.mean(own.mean((0, 2)) > r.behaviour[_index(r, tasks)])
-    return Compared(name, len(own), bootstrap_interval(own, resamples=resamples), iqm, float(above))
+    return Compared(name, method, len(own), bootstrap_interval(own, resamples=resamples), iqm, float(above))
 
 
 def _cautions(results: Mapping[str, Results], tasks: Sequence[str]) -> tuple[str, ...]:

@@ -190,7 +190,7 @@ def _draw_runs(
 
 def _draw_episodes(
     returns: Returns, tasks: Int[np.ndarray, "n task"], rng: np.random.Generator
-) -> Float[np.ndarray, "n run task"]:
+) -> Float[np.ndarray, "n 1 task"]:
     episodes = returns.shape[2]
     picked = rng.integers(episodes, size=(*tasks.shape, episodes))
     # a rival may have several runs although `first` has one: their mean stands for it

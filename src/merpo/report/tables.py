@@ -49,28 +49,51 @@ def print_comparison(c: Comparison, stream: Any = None) -> None:
 
     console = Console(file=sys.stdout if stream is None else stream)
     split = "[" if console.width >= _WIDE else "\n["
-    table = Table(title=f"{c.family}: {c.method} on {counted(len(c.tasks), 'common task')}", title_justify="left")
+    table = Table(title=f"{c.family}: {counted(len(c.tasks), 'common task')}", title_justify="left")
     for i, heading in enumerate(("run", "mean return", "score (IQM)", "> data", "seeds")):
         table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i > 0)
-    best = max(c.runs, key=lambda r: r.mean.value).run
-    for r in c.runs:
+    best = max(r.mean.value for r in c.runs)
+    for label, r in zip(c.labels, c.runs, strict=True):
         score = "" if r.iqm is None else interval_text(r.iqm, 2)
-        cells = (r.run, interval_text(r.mean, digits(r.mean)), score, _share(r.above_behaviour), str(r.seeds))
+        cells = (label, interval_text(r.mean, digits(r.mean)), score, _share(r.above_behaviour), str(r.seeds))
         # rich would read a bracket as markup
-        table.add_row(*(Text(x.replace("[", split)) for x in cells), style="bold" if r.run == best else None)
+        table.add_row(*(Text(x.replace("[", split)) for x in cells), style="bold" if r.mean.value == best else None)
     console.print(table)
     pairs = Table(title="Probability that the row returns more than the column on a task", title_justify="left")
     pairs.add_column("")
-    for r in c.runs:
-        pairs.add_column(Text(r.run), justify="right")
-    for r, line in zip(c.runs, c.better, strict=True):
+    for label in c.labels:
+        pairs.add_column(Text(label), justify="right")
+    for label, line in zip(c.labels, c.better, strict=True):
         odds = tuple("." if v is None else interval_text(v, 2).replace(" [", "\n[") for v in line)
-        pairs.add_row(Text(r.run), *(Text(x) for x in odds))
+        pairs.add_row(Text(label), *(Text(x) for x in odds))
     console.print(pairs)
     confidence = f"{100 * c.runs[0].mean.confidence:g} %"
     console.print(f"{confidence} bootstrap intervals; one of P that holds 0.50 tells nothing.", highlight=False)
     for text in c.cautions:
         console.print(f"Caution: {text}.", highlight=False, markup=False)
+
+
+def markdown_comparison(c: Comparison) -> str:
+    """Several runs on their common tasks as Markdown; the last column is the first row's probability of improving on
+    the row's."""
+    first = c.labels[0]
+    lines = [
+        f"**{c.family}: {counted(len(c.tasks), 'common task')}**",
+        "",
+        f"| | mean return | score (IQM) | > data | seeds | P({first} > row) |",
+        "|:---|---:|---:|---:|---:|---:|",
+    ]
+    for label, r, odds in zip(c.labels, c.runs, c.better[0], strict=True):
+        score, better = ("" if x is None else interval_text(x, 2) for x in (r.iqm, odds))
+        mean, share = interval_text(r.mean, digits(r.mean)), _share(r.above_behaviour)
+        lines.append(f"| {label} | {mean} | {score} | {share} | {r.seeds} | {better} |")
+    confidence = f"{100 * c.runs[0].mean.confidence:g} %"
+    lines += [
+        "",
+        f"{confidence} bootstrap intervals; one of P that holds 0.50 tells nothing. Score: 0 random, 1 expert.",
+    ]
+    lines += [f"Caution: {text}." for text in c.cautions]
+    return "\n".join(lines) + "\n"
 
 
 def plain_table(results: Results, rows: Sequence[Row] | None = None) -> str:
