@@ -77,7 +77,7 @@ def test_a_run_of_a_rival_is_compared_by_that_rival():
     one, other = results(2.0), rival(0.0, "focal")
     found = compare({"mine": one, "theirs": other})
     assert [(r.run, r.method) for r in found.runs] == [("mine", "merpo"), ("theirs", "focal")]
-    assert found.labels == ("mine: merpo", "theirs: focal")
+    assert found.labels == ("merpo", "focal")
     x, y = one.returns["merpo"].mean(2), other.returns["focal"].mean(2)
     wins = [mannwhitneyu(x[:, i], y[:, i]).statistic / 16 for i in range(3)]
     assert found.better[0][1].value == pytest.approx(np.mean(wins))
@@ -87,15 +87,19 @@ def test_a_run_of_a_rival_is_compared_by_that_rival():
 
 def test_several_methods_are_a_row_each_where_a_run_has_them():
     found = compare({"mine": results(2.0), "theirs": rival(0.0, "focal")}, ["merpo", "bc", "focal", "behaviour"])
-    assert found.labels == ("mine: merpo", "mine: bc", "mine: behaviour", "theirs: focal")  # one log, one row of it
+    assert found.labels == ("merpo", "bc", "behaviour", "focal")  # one log, one row of it
     assert found.better[0][1].value > 0.5
+    behaviour = found.better[2][1]  # a single log against four runs
+    assert behaviour.low <= behaviour.value <= behaviour.high
+    twice = compare({"mine": results(2.0), "theirs": results(0.0)}, ["merpo", "bc"])
+    assert twice.labels == ("mine: merpo", "mine: bc", "theirs: merpo", "theirs: bc")
     assert [line[i] for i, line in enumerate(found.better)] == [None] * 4
 
 
 def test_the_markdown_has_a_row_each_and_the_odds_of_the_first():
     found = compare({"mine": results(9.0), "theirs": rival(0.0, "focal")}, ["merpo", "bc", "focal"])
     rows = [line.split(" | ") for line in markdown_comparison(found).splitlines() if line.startswith("| ")]
-    assert [r[0] for r in rows[1:]] == ["| mine: merpo", "| mine: bc", "| theirs: focal"]
-    assert rows[0][-1] == "P(mine: merpo > row) |"
+    assert [r[0] for r in rows[1:]] == ["| merpo", "| bc", "| focal"]
+    assert rows[0][-1] == "P(merpo > row) |"
     assert rows[1][-1].strip(" |") == ""
     assert rows[3][-1].startswith("1.00 [")

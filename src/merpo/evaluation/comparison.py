@@ -47,9 +47,11 @@ class Comparison:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What to call each row: by its run; by its method too where runs appear by different ones."""
-        several = len({r.method for r in self.runs}) > 1
-        return tuple(f"{r.run}: {r.method}" if several else r.run for r in self.runs)
+        """What to call each row: by its run; where runs appear by different methods by these, or by both."""
+        methods = {r.method for r in self.runs}
+        if len(methods) == 1:
+            return tuple(r.run for r in self.runs)
+        return tuple(r.method if len(methods) == len(self.runs) else f"{r.run}: {r.method}" for r in self.runs)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; numbers that are not finite are null."""

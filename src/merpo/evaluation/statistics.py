@@ -166,7 +166,7 @@ def _resample(
     """`f` of resampled scores, each [draw, run, task], in chunks that bound the memory."""
     runs = len(samples[0])
     tasks = samples[0].shape[1]
-    biggest = max(s.shape[2] if runs == 1 else len(s) for s in samples)
+    biggest = max(s.shape[2] * len(s) if runs == 1 else len(s) for s in samples)
     per_draw = tasks * biggest * (1 if paired or runs == 1 else biggest)
     chunk = max(1, _CHUNK // per_draw)
     out = []
@@ -190,11 +190,11 @@ def _draw_runs(
 
 def _draw_episodes(
     returns: Returns, tasks: Int[np.ndarray, "n task"], rng: np.random.Generator
-) -> Float[np.ndarray, "n 1 task"]:
-    episodes = returns.shape[2]
-    picked = rng.integers(episodes, size=(*tasks.shape, episodes))
-    # a rival may have several runs although `first` has one: their mean stands for it
-    return returns.mean(0)[tasks[..., None], picked].mean(-1)[:, None, :]
+) -> Float[np.ndarray, "n run task"]:
+    # a rival may have several runs although `first` has one: each of them is seen on the tasks drawn
+    runs, _, episodes = returns.shape
+    picked = rng.integers(episodes, size=(len(tasks), runs, tasks.shape[1], episodes))
+    return returns[np.arange(runs)[:, None, None], tasks[:, None, :, None], picked].mean(-1)
 
 
 def _interval(point: float, draws: Float[np.ndarray, " draws"], confidence: float, runs: int) -> Interval:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from merpo.evaluation import Comparison, Interval, Protocol, Results, Row, summarise
+from merpo.evaluation.table import BEHAVIOUR
 
 _HEADINGS = ("method", "mean return", "score (IQM)", "≥ data", "> meta", "P(better)")
 _WIDE = 96  # columns from which a terminal holds value and interval side by side
@@ -85,7 +86,7 @@ def markdown_comparison(c: Comparison) -> str:
     ]
     for label, r, odds in zip(c.labels, c.runs, c.better[0], strict=True):
         score, better = ("" if x is None else interval_text(x, 2) for x in (r.iqm, odds))
-        mean, share = interval_text(r.mean, digits(r.mean)), _share(r.above_behaviour)
+        mean, share = interval_text(r.mean, digits(r.mean)), "" if r.method == BEHAVIOUR else _share(r.above_behaviour)
         lines.append(f"| {label} | {mean} | {score} | {share} | {r.seeds} | {better} |")
     confidence = f"{100 * c.runs[0].mean.confidence:g} %"
     lines += [
