@@ -22,7 +22,7 @@ CONFIG = MerPOConfig(
         actor_hidden=(6,), critic_hidden=(6,), batch=8, rollout_length=2, rollout_rows=4, imagine_every=4, buffer=24
     ),
     dynamics=DynamicsConfig(hidden=(4,), members=2, elites=2, batch=4, adapt_steps=4, check_every=2),
-    train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_rows=16, context=1, bc_updates=20,
+    train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_batch=4, context=1, bc_updates=20,
 )  # fmt: skip
 N = 3  # tasks side by side
 

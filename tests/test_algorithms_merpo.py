@@ -168,6 +168,7 @@ def test_hold_out_likelihood_counts_valid_rows():
         ("adapt_updates", {"adapt_updates": 0}),
         ("meta_every", {"meta_every": 0}),
         ("meta_every", {"meta_every": 7}),
+        ("meta_batch", {"meta_batch": 0}),
         ("meta_rows", {"meta_rows": 0}),
         ("group", {"group": 0}),
         ("context", {"context": -1}),

@@ -35,7 +35,7 @@ CONFIG = MerPOConfig(
     dynamics=DynamicsConfig(
         hidden=(), members=2, elites=2, batch=4, meta_iterations=2, inner_steps=2, adapt_steps=4, check_every=2
     ),
-    train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_rows=16, context=1, bc_updates=20,
+    train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_batch=4, context=1, bc_updates=20,
 )  # fmt: skip
 TRAIN, TEST = 4, 3
 QUICK = (

@@ -52,8 +52,10 @@ class MerPOConfig:
     """Adam step size of both."""
     meta_ramp: float = 0.5
     """Share of meta-training over which KL(pi || pi_c) grows to its full weight; adaptation has it from the start."""
+    meta_batch: int = 64
+    """Real states per task and step of both (all jobs of a seed share one gradient)."""
     meta_rows: int = 1280
-    """Real states per gradient step of both, as many from every task (all jobs of a seed share one gradient)."""
+    """Real states per step of all tasks together, at most: where there are many, each gives fewer."""
     context: int = 0
     """Length of z in pi_c(a | s, z) and in the meta-critic, read off each task's model; 0: they see no task."""
     warm_critic: bool = True
@@ -73,7 +75,7 @@ class MerPOConfig:
 
     def __post_init__(self) -> None:
         precision.check(self.matmul_precision)
-        counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_rows", "bc_updates")
+        counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_batch", "meta_rows", "bc_updates")
         for name in (*counts, "tasks_per_iteration"):
             check_count(name, getattr(self, name))
         check_group(self.group)
@@ -290,7 +292,8 @@ def meta_jobs(
     state: MetaState, jobs: Jobs, key: PRNGKeyArray, seeds: int, config: MerPOConfig
 ) -> tuple[MetaState, dict[str, Float[Array, " seed"]]]:
     """One visit to every seed's meta-policy and meta-critic."""
-    shape = (config.meta_steps, -(-config.meta_rows * seeds // jobs.task.shape[0]))
+    tasks = jobs.task.shape[0] // seeds
+    shape = (config.meta_steps, min(config.meta_batch, -(-config.meta_rows // tasks)))
 
     def rows(task: Int[Array, ""], k: PRNGKeyArray) -> tuple[Array, Array]:
         index = jax.random.randint(k, shape, 0, jobs.size[task])

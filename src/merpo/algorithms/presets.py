@@ -106,7 +106,7 @@ STANDARD = MerPOConfig(
     bc_updates=3000,
     combo_beta=10.0,
     meta_steps=10,
-    meta_rows=512,
+    meta_batch=256,
     meta_ramp=1.0,
     context=2,
 )
