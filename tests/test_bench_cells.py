@@ -57,7 +57,9 @@ def real(home):
 
     class Quick(merpo.MerPO):
         def fit(self, tasks, *, checkpoint=None, report=None):
-            (seed,) = self.seeds
+            return merpo.Meta.together([self._of(seed, tasks) for seed in self.seeds])
+
+        def _of(self, seed, tasks):
             blank = filled(lambda _: unlearned(tasks.info, self.config, [seed]), seed)
             ready = jax.tree.map(np.asarray, Preparation.fit(tasks))
             scale = jax.tree.map(lambda x: x + np.float32(1.0), blank.scale)
@@ -104,7 +106,26 @@ def test_order_of_work_does_not_change_a_cell(real, home):
         assert ordered(cells, folder) == cells  # nothing left to learn
         shop = Workshop()
         for cell in reversed(cells):
-            assert shop.cell(cell, folder.result(cell.fit).read_bytes()).content == folder.result(cell).read_bytes()
+            assert (
+                shop.cell((cell,), (folder.result(cell.fit).read_bytes(),))[0].content
+                == folder.result(cell).read_bytes()
+            )
+
+
+def test_seeds_learned_together_make_the_same_cells(real, home):
+    """As on an accelerator, up to rounding."""
+    study = read_study(home / "real.toml")
+    run_study(study, home / "joint", Board("s", io.StringIO()), together=True)
+    made = [p for p in (home / "joint" / "cells").iterdir() if ".time" not in p.name]
+    assert len(made) == 4
+    for path in made:
+        joint, alone = (json.loads((folder / "cells" / path.name).read_text()) for folder in (home / "joint", real))
+        np.testing.assert_allclose(joint.pop("returns"), alone.pop("returns"), rtol=1e-4)
+        np.testing.assert_allclose(joint.pop("mean"), alone.pop("mean"), rtol=1e-4)
+        assert joint == alone
+        assert json.loads(path.with_suffix(".time.json").read_text())["seeds_together"] == 2
+    for path in (home / "joint" / "stages").glob("*.safetensors"):
+        assert path.read_bytes() == (real / "stages" / path.name).read_bytes()
 
 
 def test_without_ray_it_says_how_to_get_it(monkeypatch, tmp_path):

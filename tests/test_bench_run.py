@@ -41,45 +41,51 @@ class Pretended:
     asked: list = []  # noqa: RUF012
     dies_at: int | None = None
     diverges: str = ""
+    teams: list = []  # noqa: RUF012
 
     def __init__(self, every=60.0):
         del every
 
-    def _next(self, unit, state):
+    def _next(self, units, state):
         if state is not None:
             state.mkdir()  # as a state would be
         if len(Pretended.asked) == Pretended.dies_at:
             raise KeyboardInterrupt
-        Pretended.asked.append(unit)
-        if Pretended.diverges and Pretended.diverges in unit.title:
+        Pretended.asked += units
+        Pretended.teams.append(len(units))
+        if Pretended.diverges and any(Pretended.diverges in u.title for u in units):
             raise DivergenceError("absurd")
 
-    def fit(self, fit, state=None, report=None):
-        self._next(fit, state)
-        return Done(fit.hash.encode(), TIMING, 2.0)
+    def fit(self, fits, state=None, report=None):
+        self._next(fits, state)
+        return [Done(f.hash.encode(), TIMING, 2.0) for f in fits]
 
-    def cell(self, cell, learned, state=None, report=None):
-        self._next(cell, state)
-        assert learned == (None if cell.fit is None else cell.fit.hash.encode())
+    def cell(self, cells, learned=(), state=None, report=None):
+        self._next(cells, state)
+        assert list(learned) == [c.fit.hash.encode() for c in cells if c.fit is not None]
+        return [Done(self._content(c), TIMING, 1.0) for c in cells]
+
+    @staticmethod
+    def _content(cell):
         rng = np.random.default_rng(int(cell.hash[:8], 16))
         returns = rng.normal(size=(2, 1)) + (cell.method == "merpo") * 9.0
         content = {
             "format": "merpo-cell", "format_version": 1, "hash": cell.hash, "train_tasks": 3, "tasks": ["a", "b"],
             "returns": returns.tolist(), "behaviour": [1.0, 2.0], "random": [0.0, 0.0], "expert": [4.0, 4.0],
         }  # fmt: skip
-        return Done(json.dumps(content).encode(), TIMING, 1.0)
+        return json.dumps(content).encode()
 
 
 @pytest.fixture
 def pretended(monkeypatch):
     monkeypatch.setattr("merpo.bench.run.Workshop", Pretended)
-    for name, value in (("asked", []), ("dies_at", None), ("diverges", "")):
+    for name, value in (("asked", []), ("dies_at", None), ("diverges", ""), ("teams", [])):
         monkeypatch.setattr(Pretended, name, value)
     return Pretended
 
 
-def go(content, out):
-    return run_study(make_study(content), out, Board("s", io.StringIO()))
+def go(content, out, **options):
+    return run_study(make_study(content), out, Board("s", io.StringIO()), **options)
 
 
 def contents(out):
@@ -121,6 +127,42 @@ def test_killed_anywhere_it_goes_on_without_repeating_or_losing_anything(pretend
     pretended.asked.clear()
     go(GRID, tmp_path / "b")
     assert pretended.asked == []
+
+
+def test_seeds_together_are_whole_teams_however_often_killed(pretended, tmp_path):
+    go(GRID, tmp_path / "a")
+    expected, learned = contents(tmp_path / "a"), {u.hash for u in pretended.asked if isinstance(u, Fit)}
+    for kill in range(0, len(pretended.asked), 2):
+        pretended.asked.clear()
+        pretended.teams.clear()
+        pretended.dies_at = kill
+        with contextlib.suppress(KeyboardInterrupt):
+            go(GRID, tmp_path / "b", together=True)
+        assert set(pretended.teams) <= {2}
+        for state in (tmp_path / "b" / "work").iterdir():
+            state.rmdir()
+        for done in [*(tmp_path / "b" / "cells").iterdir()][:1]:  # as if killed within a team
+            done.unlink()
+    pretended.dies_at = None
+    go(GRID, tmp_path / "b", together=True)
+    assert contents(tmp_path / "b") == expected
+    pretended.asked.clear()
+    go(GRID, tmp_path / "c", together=True)
+    known = [u.hash for u in pretended.asked]
+    assert len(known) == len(set(known)) == len(expected)
+    for unit in pretended.asked:
+        if isinstance(unit, Cell) and unit.fit is not None:
+            assert known.index(unit.fit.hash) < known.index(unit.hash)
+    assert learned <= set(known)
+
+
+def test_of_a_team_that_diverges_each_goes_on_alone(pretended, tmp_path):
+    pretended.diverges = "point-robot-wind/medium  learning merpo, seed 3"
+    alone = go(GRID, tmp_path / "a").content
+    pretended.teams.clear()
+    assert go(GRID, tmp_path / "b", together=True).content == alone
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert set(pretended.teams) == {1, 2}
 
 
 def test_a_kill_between_a_result_and_the_removal_of_its_state(pretended, tmp_path):

@@ -253,6 +253,15 @@ class Meta:
         learned = Learned(model, actor, critic, context, old.scale, old.preparation)
         return replace(self, learned=learned, seeds=(seed,))
 
+    @staticmethod
+    def together(metas: Sequence[Meta]) -> Meta:
+        """The inverse of `only`: one for all seeds of several that were trained on the same data."""
+        parts = [(m.learned.meta_model, m.learned.meta_actor, m.learned.meta_critic, m.learned.context) for m in metas]
+        model, actor, critic, context = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        first = metas[0].learned
+        learned = Learned(model, actor, critic, context, first.scale, first.preparation)
+        return replace(metas[0], learned=learned, seeds=sum((m.seeds for m in metas), ()), curves=None)
+
     def _work(self, tasks: Sequence[TaskData]) -> dict[str, Any]:
         work = work_of("adapt", tasks, self.info, self.config, self.seeds)
         return work | {"learned": fingerprint(self.learned)}

@@ -96,12 +96,17 @@ NARROW, HANDFUL = 64, 10
 """Width of hidden layers up to which a CPU is faster with this many jobs in one batched product."""
 
 
+def accelerated() -> bool:
+    """Whether JAX computes on something other than a CPU."""
+    return jax.default_backend() != "cpu"
+
+
 def batched(group: int | None, widths: Sequence[int] = ()) -> int:
     """How many jobs with networks of these widths advance as one batched product: `group`, or where that is None what
     suits the device. A wide network keeps a CPU's core busy by itself; an accelerator wants all jobs at once."""
     if group is not None:
         return group
-    if jax.default_backend() != "cpu":
+    if accelerated():
         return sys.maxsize
     return HANDFUL if widths and max(widths) <= NARROW else 1
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from merpo.algorithms.presets import default_config
 from merpo.algorithms.rivals import contextual
@@ -33,7 +34,7 @@ from merpo.algorithms.rivals.iql import IQLConfig
 from merpo.algorithms.rivals.td3bc import TD3BCConfig
 from merpo.algorithms.rounds import Report, silent
 from merpo.data import LogSummary, Preparation, SetInfo, TaskData, TaskSet
-from merpo.errors import ConfigError
+from merpo.errors import ConfigError, UnknownNameError
 from merpo.inputs import checked_seeds, checked_tasks, training_tasks
 from merpo.policies import Policy, PolicySet, PolicyTree
 from merpo.runs import load_checkpoint, save_checkpoint, to_json
@@ -76,6 +77,21 @@ class ContextMeta:
         tree = PolicyTree(actor, self.tree.preparation)
         logs = tuple(LogSummary.of(t, self.info) for t in listed)
         return PolicySet(self.method, tree, self.info, names, self.seeds, self.config, logs=logs)
+
+    def only(self, seed: int) -> ContextMeta:
+        """The same for one of its seeds."""
+        if seed not in self.seeds:
+            raise UnknownNameError(f"seed={seed}: expected one of {self.seeds}, which were trained.")
+        i = self.seeds.index(seed)
+        learned = jax.tree.map(lambda x: x[i : i + 1], self.tree.learned)
+        return replace(self, tree=LearnedTree(learned, self.tree.preparation), seeds=(seed,))
+
+    @staticmethod
+    def together(metas: Sequence[ContextMeta]) -> ContextMeta:
+        """The inverse of `only`: one for all seeds of several that were trained on the same data."""
+        learned = jax.tree.map(lambda *x: jnp.concatenate(x), *(m.tree.learned for m in metas))
+        tree = LearnedTree(learned, metas[0].tree.preparation)
+        return replace(metas[0], tree=tree, seeds=sum((m.seeds for m in metas), ()), curves=None)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One safetensors file with the settings inside; loading it never executes code."""

@@ -13,14 +13,14 @@ from typing import Any
 
 import jax
 
-from merpo.devices import current
+from merpo.devices import accelerated, current
 from merpo.precision import ambient
 
 
 def cores() -> int:
     """Threads worth dispatching from: on a CPU a light update keeps one core busy; an accelerator wants one call, and
     so do several devices."""
-    if jax.default_backend() != "cpu" or current() is not None:
+    if accelerated() or current() is not None:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

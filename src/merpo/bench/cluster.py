@@ -102,4 +102,6 @@ def _work(unit: Unit, learned: bytes | None, code: str, data: tuple[str, ...]) -
             )
     if not _SHOP:
         _SHOP.append(Workshop())
-    return _SHOP[0].fit(unit) if isinstance(unit, Fit) else _SHOP[0].cell(unit, learned)
+    if isinstance(unit, Fit):
+        return _SHOP[0].fit((unit,))[0]
+    return _SHOP[0].cell((unit,), () if learned is None else (learned,))[0]

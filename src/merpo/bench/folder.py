@@ -64,7 +64,8 @@ class Folder:
     def clear_work(self, finished: Sequence[Cell | Fit]) -> None:
         """Remove the states of what is finished: a kill may have come between its result and their removal."""
         for unit in finished:
-            shutil.rmtree(self.state(unit), ignore_errors=True)
+            for state in (self.path / "work").glob(f"{unit.hash}*"):
+                shutil.rmtree(state, ignore_errors=True)
 
     def result(self, unit: Cell | Fit) -> Path:
         """Where a result is, or will be."""
@@ -76,9 +77,9 @@ class Folder:
         """Where its time is."""
         return self.result(unit).with_suffix(".time.json")
 
-    def state(self, unit: Cell | Fit) -> Path:
-        """Where its state is kept while it is worked on."""
-        return self.path / "work" / unit.hash
+    def state(self, unit: Cell | Fit, together: int = 1) -> Path:
+        """Where its state is kept while it is worked on, alone or as the first of several."""
+        return self.path / "work" / (unit.hash if together == 1 else f"{unit.hash}-{together}")
 
     def done(self, unit: Cell | Fit) -> bool:
         """Whether its result is there; it is written whole or not at all."""

@@ -215,6 +215,11 @@ def make_plan(study: Study) -> list[Series]:
     return found
 
 
+def seedless(unit: Cell | Fit) -> str:
+    """The same for pieces of work that differ in nothing but their seed."""
+    return type(unit).__name__ + _hash({k: v for k, v in unit.identity.items() if k != "seed"})
+
+
 def _hash(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:HEX]

@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.threads import cores
 from merpo.api import MerPO, Meta, unlearned
 from merpo.bench.plan import Cell, Fit
-from merpo.data import Preparation
+from merpo.data import Preparation, TaskSet
 from merpo.dynamics.ensemble import fit_scale
 from merpo.evaluation import evaluate_policies, task_id
 from merpo.inputs import training_tasks
@@ -52,91 +52,106 @@ class Done:
 class Workshop:
     """Does pieces of work one after another, and remembers what the next one may need again.
 
+    Pieces that differ only in their seed can be done together, as an accelerator likes it: see `merpo.bench.run`.
     Where a folder for the state is given, it is saved there about every `every` seconds.
     """
 
     def __init__(self, every: float = 60.0) -> None:
         self._every = every
         self._models: tuple[Any, Any] | None = None
-        self._learned: tuple[str, Learner] | None = None
+        self._learned: tuple[tuple[str, ...], Learner] | None = None
 
-    def fit(self, fit: Fit, state: Path | None = None, report: Report = silent) -> Done:
-        """Meta-train; with `state`, a folder, killed work is taken up from there."""
+    def fit(self, fits: Sequence[Fit], state: Path | None = None, report: Report = silent) -> list[Done]:
+        """Meta-train, of every seed; with `state`, a folder, killed work is taken up from there."""
+        one, seeds = fits[0], [f.seed for f in fits]
 
-        def work(states: Checkpoints | None) -> bytes:
-            train = fit.logs.load()
+        def work(states: Checkpoints | None) -> list[bytes]:
+            train = one.logs.load()
             learned: Learner
-            if fit.learner == "merpo":
-                learned = MerPO(fit.config, seed=fit.seed).fit(train, checkpoint=states, report=report)
+            if one.learner == "merpo":
+                learned = MerPO(one.config, seeds=seeds).fit(train, checkpoint=states, report=report)
             else:
-                learned = ContextLearner(fit.learner, fit.config, seed=fit.seed).fit(train, report=report)
-            return _bytes_of(learned)
+                learned = ContextLearner(one.learner, one.config, seeds=seeds).fit(train, report=report)
+            return [_bytes_of(learned.only(seed)) for seed in seeds]
 
         return _timed(work, None if state is None else Checkpoints(state, self._every))
 
-    def cell(self, cell: Cell, learned: bytes | None, state: Path | None = None, report: Report = silent) -> Done:
-        """Adapt and simulate; `learned` is the content of its fit, where it has one."""
+    def cell(
+        self,
+        cells: Sequence[Cell],
+        learned: Sequence[bytes] = (),
+        state: Path | None = None,
+        report: Report = silent,
+    ) -> list[Done]:
+        """Adapt and simulate, for every seed; `learned` is the content of the cells' fits, where they have such."""
+        one = cells[0]
 
-        def work(states: Checkpoints | None) -> bytes:
-            tasks = cell.test.load()
-            policies = self._policies(cell, self._taken(cell, learned), tasks, states, report)
-            ids = [task_id(t.name) for t in tasks]
-            returns = evaluate_policies(family_of(tasks.info), policies.act(cell.seed), ids, cell.starts, START_SEED)
-            known = all({"random", "expert"} <= set(t.reference) for t in tasks)
-            content = {
-                "format": CELL_FORMAT,
-                "format_version": CELL_VERSION,
-                "hash": cell.hash,
-                "identity": cell.identity,
-                "train_tasks": len(cell.train.load()),
-                "tasks": [t.name for t in tasks],
-                "mean": returns.mean(-1).tolist(),
-                "returns": returns.tolist(),
-                "behaviour": [float(t.returns().mean()) for t in tasks],
-                "random": [t.reference["random"] for t in tasks] if known else None,
-                "expert": [t.reference["expert"] for t in tasks] if known else None,
-            }
-            return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+        def work(states: Checkpoints | None) -> list[bytes]:
+            tasks = one.test.load()
+            policies = self._policies(cells, self._taken(cells, learned), tasks, states, report)
+            return [content(cell, policies, tasks) for cell in cells]
 
         return _timed(work, None if state is None else Checkpoints(state, self._every))
 
-    def _taken(self, cell: Cell, content: bytes | None) -> Learner:
-        fit = cell.fit
-        if fit is None:
-            return units_only(cell)
-        if self._learned is None or self._learned[0] != fit.hash:
-            assert content is not None
-            kind: type[Any] = Meta if fit.learner == "merpo" else ContextMeta
-            self._learned = (fit.hash, _read(kind, content, fit.config))
+    def _taken(self, cells: Sequence[Cell], contents: Sequence[bytes]) -> Learner:
+        fits = [c.fit for c in cells]
+        known = [f for f in fits if f is not None]
+        if not known:
+            return units_only(cells)
+        key = tuple(f.hash for f in known)
+        if self._learned is None or self._learned[0] != key:
+            kind: type[Any] = Meta if known[0].learner == "merpo" else ContextMeta
+            found = [_read(kind, x, f.config) for x, f in zip(contents, known, strict=True)]
+            self._learned = (key, found[0] if len(found) == 1 else kind.together(found))
         return self._learned[1]
 
     def _policies(
-        self, cell: Cell, learned: Learner, tasks: Any, states: Checkpoints | None, report: Report
+        self, cells: Sequence[Cell], learned: Learner, tasks: TaskSet, states: Checkpoints | None, report: Report
     ) -> PolicySet:
         if isinstance(learned, ContextMeta):
             return learned.adapt_many(tasks)
-        fit, models = cell.fit, None
-        if fit is not None:
-            key = (fit.hash, cell.test)
+        one, models = cells[0], None
+        if one.fit is not None:
+            key = (tuple(c.fit.hash for c in cells if c.fit is not None), one.test)
             if self._models is None or self._models[0] != key:
                 self._models = (key, learned.adapt_models(tasks, checkpoint=states, report=report))
             models = self._models[1]
-        return learned.adapt_many(
-            tasks, cell.method, models=models, settings=cell.own, checkpoint=states, report=report
-        )
+        return learned.adapt_many(tasks, one.method, models=models, settings=one.own, checkpoint=states, report=report)
 
 
-def units_only(cell: Cell) -> Meta:
+def content(cell: Cell, policies: PolicySet, tasks: TaskSet) -> bytes:
+    """A cell's result: the simulated returns of its seed's policies."""
+    ids = [task_id(t.name) for t in tasks]
+    returns = evaluate_policies(family_of(tasks.info), policies.act(cell.seed), ids, cell.starts, START_SEED)
+    known = all({"random", "expert"} <= set(t.reference) for t in tasks)
+    found = {
+        "format": CELL_FORMAT,
+        "format_version": CELL_VERSION,
+        "hash": cell.hash,
+        "identity": cell.identity,
+        "train_tasks": len(cell.train.load()),
+        "tasks": [t.name for t in tasks],
+        "mean": returns.mean(-1).tolist(),
+        "returns": returns.tolist(),
+        "behaviour": [float(t.returns().mean()) for t in tasks],
+        "random": [t.reference["random"] for t in tasks] if known else None,
+        "expert": [t.reference["expert"] for t in tasks] if known else None,
+    }
+    return (json.dumps(found, indent=1, allow_nan=False) + "\n").encode()
+
+
+def units_only(cells: Sequence[Cell]) -> Meta:
     """What a learner of single tasks has from the training tasks: units and their scale. Nothing is learned, so the
     networks are blank."""
+    cell, seeds = cells[0], tuple(c.seed for c in cells)
     used = training_tasks(cell.train.load(), cell.config.rac.gamma, "error")
     ready = Preparation.fit(used)
     flat = [ready.task(t).transitions for t in used]
     scale = fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat))
-    shapes = eqx.filter_eval_shape(lambda: unlearned(used.info, cell.config, (cell.seed,)))
+    shapes = eqx.filter_eval_shape(lambda: unlearned(used.info, cell.config, seeds))
     blank = jax.tree.map(_zeros, shapes)
     learned = Learned(blank.meta_model, blank.meta_actor, blank.meta_critic, blank.context, scale, ready)
-    return Meta(learned, used.info, cell.config, (cell.seed,))
+    return Meta(learned, used.info, cell.config, seeds)
 
 
 def _zeros(x: Any) -> Any:
@@ -157,18 +172,20 @@ def _processor() -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def _timed(work: Callable[[Checkpoints | None], bytes], states: Checkpoints | None) -> Done:
+def _timed(work: Callable[[Checkpoints | None], list[bytes]], states: Checkpoints | None) -> list[Done]:
     devices.spare_mappings()
     begun, before = time.perf_counter(), os.times()
-    content = work(states)
+    contents = work(states)
     after = os.times()
-    seconds = time.perf_counter() - begun if states is None else states.seconds
+    n = len(contents)
+    seconds = (time.perf_counter() - begun if states is None else states.seconds) / n
     timing = {
         "seconds": round(seconds, 3),
-        "cpu_seconds": round(after.user + after.system - before.user - before.system, 3),
+        "cpu_seconds": round((after.user + after.system - before.user - before.system) / n, 3),
+        **({"seeds_together": n} if n > 1 else {}),
         "machine": machine(),
     }
-    return Done(content, (json.dumps(timing, indent=1) + "\n").encode(), seconds)
+    return [Done(x, (json.dumps(timing, indent=1) + "\n").encode(), seconds) for x in contents]
 
 
 def _bytes_of(learned: Learner) -> bytes:
