@@ -62,7 +62,7 @@ def real(home):
         def _of(self, seed, tasks):
             blank = filled(lambda _: unlearned(tasks.info, self.config, [seed]), seed)
             ready = jax.tree.map(np.asarray, Preparation.fit(tasks))
-            scale = jax.tree.map(lambda x: x + np.float32(1.0), blank.scale)
+            scale = jax.tree.map(np.ones_like, blank.scale)  # of the data, so the same for all seeds
             learned = type(blank)(blank.meta_model, blank.meta_actor, blank.meta_critic, blank.context, scale, ready)
             return merpo.Meta(learned, tasks.info, self.config, (seed,))
 
