@@ -211,3 +211,8 @@ def test_default_settings_of_small_systems_follow_the_behaviour_s_noise():
         assert default_config(info, [log(share)]) is expected
     assert action_noise([]) is None
     assert default_config(replace(info, obs_dim=17), [log(0.1)]) is STANDARD
+
+
+@pytest.mark.parametrize(("tasks", "states"), [(1, 256), (2, 256), (5, 256), (6, 214), (20, 64), (2000, 1)])
+def test_a_meta_step_takes_a_bounded_number_of_states(tasks, states):
+    assert MerPOConfig(meta_batch=256, meta_rows=1280).meta_states(tasks) == states

@@ -102,6 +102,10 @@ class MerPOConfig:
                     f"{name}={getattr(self, name)}: expected a multiple of rac.imagine_every={self.rac.imagine_every}."
                 )
 
+    def meta_states(self, tasks: int) -> int:
+        """Real states that each of so many tasks gives to a step of the meta-policy and the meta-critic."""
+        return min(self.meta_batch, -(-self.meta_rows // tasks))
+
 
 class Jobs(eqx.Module):
     """What does not change while learning; leading axis [job] on every leaf but `data` and `size`."""
@@ -292,8 +296,7 @@ def meta_jobs(
     state: MetaState, jobs: Jobs, key: PRNGKeyArray, seeds: int, config: MerPOConfig
 ) -> tuple[MetaState, dict[str, Float[Array, " seed"]]]:
     """One visit to every seed's meta-policy and meta-critic."""
-    tasks = jobs.task.shape[0] // seeds
-    shape = (config.meta_steps, min(config.meta_batch, -(-config.meta_rows // tasks)))
+    shape = (config.meta_steps, config.meta_states(jobs.task.shape[0] // seeds))
 
     def rows(task: Int[Array, ""], k: PRNGKeyArray) -> tuple[Array, Array]:
         index = jax.random.randint(k, shape, 0, jobs.size[task])

@@ -109,7 +109,7 @@ class Board:
     def begin(self, unit: Unit) -> None:
         """A piece of work begins."""
         self._active[unit.hash] = (unit, time.perf_counter())
-        if self._view is not None:
+        if self._view is not None and unit.hash not in self._bars:
             self._bars[unit.hash] = self._view.add_task(unit.title, total=None, text="")
             self._view.update(self._bars[""], text=self.left())
 
