@@ -164,6 +164,7 @@ def test_only_the_first_process_writes_and_the_record_says_what_took_part(runs):
     assert evaluated.precision == f"float32, matmul precision {precision}"
     assert evaluated.versions["device"] == "cpu"
     assert "simulated with" not in evaluated.versions
+    assert not (folder / "two" / "resume").exists()
 
 
 def test_results_name_the_device_that_learned_and_the_one_that_simulated(runs):
@@ -196,7 +197,6 @@ def test_results_name_the_device_that_learned_and_the_one_that_simulated(runs):
 def test_an_accelerator_takes_all_jobs_at_once(monkeypatch, backend, group, widths, expected):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     assert devices.batched(group, widths) == expected
-    assert not (folder / "two" / "resume").exists()
 
 
 def test_what_does_not_fit_is_refused(tmp_path, capsys):
