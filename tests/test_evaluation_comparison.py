@@ -64,6 +64,7 @@ def test_the_table_shows_brackets_of_names_as_they_are():
     print_comparison(compare({"[bold]one": one, "two": replace(one, quality="expert")}), out)
     text = out.getvalue()
     assert "[bold]one" in text
+    assert "f: merpo on 3 common tasks" in text
     assert "0.50" in text
     assert "data quality: expert | medium" in text
 

@@ -46,12 +46,16 @@ class Comparison:
     """What makes the runs unlike each other."""
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods of the rows, each once."""
+        return tuple(dict.fromkeys(r.method for r in self.runs))
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """What to call each row: by its run; where runs appear by different methods by these, or by both."""
-        methods = {r.method for r in self.runs}
-        if len(methods) == 1:
+        if len(self.methods) == 1:
             return tuple(r.run for r in self.runs)
-        return tuple(r.method if len(methods) == len(self.runs) else f"{r.run}: {r.method}" for r in self.runs)
+        return tuple(r.method if len(self.methods) == len(self.runs) else f"{r.run}: {r.method}" for r in self.runs)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; numbers that are not finite are null."""

@@ -50,7 +50,7 @@ def print_comparison(c: Comparison, stream: Any = None) -> None:
 
     console = Console(file=sys.stdout if stream is None else stream)
     split = "[" if console.width >= _WIDE else "\n["
-    table = Table(title=f"{c.family}: {counted(len(c.tasks), 'common task')}", title_justify="left")
+    table = Table(title=_compared(c), title_justify="left")
     for i, heading in enumerate(("run", "mean return", "score (IQM)", "> data", "seeds")):
         table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i > 0)
     best = max(r.mean.value for r in c.runs)
@@ -74,12 +74,17 @@ def print_comparison(c: Comparison, stream: Any = None) -> None:
         console.print(f"Caution: {text}.", highlight=False, markup=False)
 
 
+def _compared(c: Comparison) -> str:
+    by = f"{c.methods[0]} on " if len(c.methods) == 1 else ""  # else the rows name them
+    return f"{c.family}: {by}{counted(len(c.tasks), 'common task')}"
+
+
 def markdown_comparison(c: Comparison) -> str:
     """Several runs on their common tasks as Markdown; the last column is the first row's probability of improving on
     the row's."""
     first = c.labels[0]
     lines = [
-        f"**{c.family}: {counted(len(c.tasks), 'common task')}**",
+        f"**{_compared(c)}**",
         "",
         f"| | mean return | score (IQM) | > data | seeds | P({first} > row) |",
         "|:---|---:|---:|---:|---:|---:|",

@@ -80,14 +80,15 @@ def _compared(runs: Sequence[RunView], c: Comparison | None, why_not: str) -> st
         (escape(label), *("·" if v is None else interval(v, 2) for v in line))
         for label, line in zip(c.labels, c.better, strict=True)
     ]
-    methods = ", ".join(dict.fromkeys(r.method for r in c.runs))
     said = "".join(f"<li>{escape(x[0].upper() + x[1:])}.</li>" for x in c.cautions)
     return card(
         f"Comparison on {len(c.tasks)} common tasks",
         table(["run", "mean return", "score (IQM)", "tasks above logged", "seeds"], rows, best),
         "<h4>Probability that the row's run returns more than the column's on a task</h4>",
         table(["", *c.labels], pairs),
-        note(f"By {escape(methods)}; 95 % bootstrap intervals. An interval that holds 0.50 tells nothing."),
+        note(
+            f"By {escape(', '.join(c.methods))}; 95 % bootstrap intervals. An interval that holds 0.50 tells nothing."
+        ),
         f'<ul class="note">{said}</ul>' if said else "",
         _common_curves(runs),
     ) + _settings(runs)
