@@ -1,6 +1,7 @@
 """Parts of the job axis side by side: equal cuts, results in order, the first part on the calling thread."""
 
 import threading
+import time
 
 import pytest
 
@@ -48,3 +49,20 @@ def test_a_precision_holds_in_every_part():
     with precision.use("highest"):
         assert side_by_side(lambda _: precision.ambient(), [1, 2, 3]) == ["highest"] * 3
     assert side_by_side(lambda _: precision.ambient(), [1, 2, 3]) == [before] * 3
+
+
+def test_no_more_at_once_than_asked_for_and_in_the_order_of_the_parts():
+    lock, running, most = threading.Lock(), [0], [0]
+
+    def work(part):
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.01)
+        with lock:
+            running[0] -= 1
+        return part * part
+
+    assert side_by_side(work, list(range(8)), 2) == [i * i for i in range(8)]
+    assert most[0] == 2
+    assert side_by_side(work, list(range(3)), 1) == [0, 1, 4]

@@ -70,7 +70,7 @@ def test_drawn_functions_have_the_posteriors_mean_and_spread():
     kernel = Kernel(np.array([1.0, 4.0]), 1.0, 0.1)
     found = draw(kernel, x, y, 2000, rng)
     rows = np.array([[0.3, 0.0], [3.0, 1.0]])
-    values = found(np.broadcast_to(rows, (2000, 2, 2)))
+    values = found(np.tile(rows, (2000, 1)), np.repeat(np.arange(2000), 2)).reshape(2000, 2)
     gram = np.linalg.inv(kernel(x, x) + 0.01 * np.eye(40))
     mean = kernel(rows, x) @ gram @ y
     spread = np.sqrt(np.diag(kernel(rows, rows) - kernel(rows, x) @ gram @ kernel(x, rows)))
@@ -94,6 +94,53 @@ def test_returns_inside_the_log_are_right_and_outside_it_are_uncertain():
     assert inside.effective > 5
 
 
+def test_a_drawn_function_has_the_same_values_row_by_row():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(30, 3))
+    found = draw(Kernel(np.array([1.0, 2.0, 0.5]), 1.0, 0.01), x, x[:, 0] ** 2, 5, rng)
+    rows, of = rng.normal(size=(150, 3)), rng.integers(0, 5, 150)  # more rows than one block
+    alone = [found(rows[i : i + 1], of[i : i + 1])[0] for i in range(150)]
+    np.testing.assert_allclose(found(rows, of), alone, rtol=1e-4, atol=1e-4)
+    whole = found.prior(rows) + found.kernel(rows, x) @ found.correction.T
+    np.testing.assert_allclose(found(rows, of), whole[np.arange(150), of], rtol=1e-4, atol=1e-4)
+
+
+def robot_that_can_fall(reach):
+    """`robot`, its episodes at an end where it is farther than `reach` from its start."""
+    log = robot(episodes=40, noise=2.0)
+    t, starts, rows = log.transitions, [0], []
+    for a, b in zip(log.episode_start[:-1], log.episode_start[1:], strict=True):
+        out = np.flatnonzero(np.linalg.norm(t.next_obs[a:b] - t.obs[a], axis=1) > reach)
+        rows.extend(range(a, a + out[0] + 1 if len(out) else b))
+        starts.append(len(rows))
+    ends = np.asarray(starts[1:]) - 1
+    ended, cut = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+    ended[ends], cut[ends] = np.diff(starts) < H, np.diff(starts) == H
+    columns = [np.asarray(x)[rows] for x in (t.obs, t.action, t.reward, t.next_obs)]
+    kept = Transitions(*columns, ended, cut)
+    return TaskData("robot", "test", kept, np.asarray(starts, np.int64))
+
+
+def test_a_run_that_has_ended_earns_nothing_more():
+    log = robot_that_can_fall(0.35)
+    assert 0 < log.transitions.terminated.sum() < log.episodes
+    systems = Systems(Problem(log, H), log)
+    start = log.transitions.obs[log.episode_start[:-1]]
+    far, near = steer(np.array([2.0, 2.0])), steer(np.array([0.1, 0.1]))
+
+    def true(target):
+        total, s, alive = np.zeros(len(start)), start.astype(np.float64), np.ones(len(start), bool)
+        for _ in range(H):
+            s = s + 0.1 * target.act(s)
+            total -= alive * np.linalg.norm(s - GOAL, axis=1)
+            alive &= np.linalg.norm(s - start, axis=1) <= 0.35
+        return total.mean()
+
+    # to fall early is to pay less: what ends has a return far above that of the whole walk
+    assert systems.returns(far).value == pytest.approx(true(far), rel=0.25)
+    assert systems.returns(near).value == pytest.approx(true(near), rel=0.25)
+
+
 def test_a_better_policy_is_certified_and_the_reasons_against_others_are_named():
     config = CertificateConfig()
     part, held = split_log(robot(episodes=50), config)
@@ -113,6 +160,7 @@ def test_a_better_policy_is_certified_and_the_reasons_against_others_are_named()
     assert "reward scale" in certify(wrong, steer(GOAL), H, part, None, std, config).sentence
     # logged far from the goal: what is better lies where the log says nothing
     part, held = split_log(robot(episodes=50, noise=0.3, to=np.array([-0.2, -0.1])), config)
-    far = certify(held, steer(np.array([3.0, 3.0])), H, part, None, None, config)
+    far = certify(held, steer(np.array([3.0, 3.0])), H, part, steer(GOAL), None, config)
     assert not far.certified
+    assert far.over_meta is None  # no guess is compared with another
     assert "no support" in far.sentence

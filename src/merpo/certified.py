@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from merpo.algorithms.threads import host_cores, side_by_side
 from merpo.data import LogSummary
 from merpo.errors import ConfigError
 from merpo.evaluation.offpolicy import Target
@@ -77,19 +78,16 @@ def adapt_certified(
     found, settings = _chosen(meta, learned, method, choices or Choices(), config, report or silent)
     unadapted = meta.adapt_many(learned, "meta-policy")
     spread = float((1.0 - meta.info.gamma) / np.asarray(meta.learned.preparation.reward_scale))
-    made = tuple(
-        tuple(
-            replace(
-                certify(
-                    held, Target(found.policy(i, seed)), meta.info.horizon, part, Target(unadapted.policy(i, seed)),
-                    spread, config,
-                ),
-                settings=settings[s][i],
-            )
-            for i, (part, held) in enumerate(parts)
-        )
-        for s, seed in enumerate(meta.seeds)
-    )  # fmt: skip
+
+    def judged(place: tuple[int, int]) -> Certificate:
+        s, i = place
+        mine, theirs = (Target(p.policy(i, meta.seeds[s])) for p in (found, unadapted))
+        made = certify(parts[i][1], mine, meta.info.horizon, parts[i][0], theirs, spread, config)
+        return replace(made, settings=settings[s][i])
+
+    places = list(product(range(len(meta.seeds)), range(len(tasks))))
+    each = iter(side_by_side(judged, places, host_cores()))
+    made = tuple(tuple(next(each) for _ in tasks) for _ in meta.seeds)
     if not insist and not all(c.certified for row in made for c in row):
         found = _fall_back(found, meta.adapt_many(tasks, "bc"), made)
     logs = tuple(LogSummary.of(t, meta.info) for t in tasks)
@@ -108,17 +106,15 @@ def _chosen(
     models = meta.adapt_models(learned, report=report)
     grid = choices.settings(meta.config)
     sets = [replace(meta, config=c).adapt_many(learned, method, models=models, report=report) for _, c in grid]
-    picked = np.asarray(
-        [
-            [
-                choose(part, [Target(s.policy(i, seed)) for s in sets], meta.info.horizon, config)
-                for i, part in enumerate(learned)
-            ]
-            for seed in meta.seeds
-        ]
-    )
     if len(sets) == 1:
         return sets[0], [[{} for _ in learned] for _ in meta.seeds]
+
+    def pick(place: tuple[int, int]) -> int:
+        s, i = place
+        return choose(learned[i], [Target(p.policy(i, meta.seeds[s])) for p in sets], meta.info.horizon, config)
+
+    places = list(product(range(len(meta.seeds)), range(len(learned))))
+    picked = np.asarray(side_by_side(pick, places, host_cores())).reshape(len(meta.seeds), len(learned))
     rows, tasks = np.indices(picked.shape)
     actor = jax.tree.map(lambda *x: jnp.stack(x)[picked, rows, tasks], *(s.tree.actor for s in sets))
     chosen = replace(

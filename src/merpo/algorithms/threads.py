@@ -20,8 +20,11 @@ from merpo.precision import ambient
 def cores() -> int:
     """Threads worth dispatching from: on a CPU a light update keeps one core busy; an accelerator wants one call, and
     so do several devices."""
-    if accelerated() or current() is not None:
-        return 1
+    return 1 if accelerated() or current() is not None else host_cores()
+
+
+def host_cores() -> int:
+    """Cores of this machine that this process may use, whatever device learns."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -32,11 +35,12 @@ def cuts(jobs: int, parts: int) -> list[slice]:
     return [slice(i * size, (i + 1) * size) for i in range(count)]
 
 
-def side_by_side(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+def side_by_side(work: Callable[[Any], Any], parts: Sequence[Any], at_once: int | None = None) -> list[Any]:
     """`work` on every part, the first here and the others each from its own thread: XLA leaves Python's lock while it
-    computes. One after another where several devices work together: all must come to a collective in the same order.
+    computes. `at_once`: as many threads at most, where parts are more than the machine's memory or cores are for.
+    One after another where several devices work together: all must come to a collective in the same order.
     """
-    if len(parts) == 1 or current() is not None:
+    if len(parts) == 1 or at_once == 1 or current() is not None:
         return [work(part) for part in parts]
     precision = ambient()
 
@@ -44,6 +48,9 @@ def side_by_side(work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
         with jax.default_matmul_precision(precision):
             return work(part)
 
+    if at_once is not None:
+        with ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(there, parts))
     with ThreadPoolExecutor(len(parts) - 1) as pool:
         others = [pool.submit(there, part) for part in parts[1:]]
         return [work(parts[0]), *(other.result() for other in others)]

@@ -78,27 +78,30 @@ class Systems:
         rng = np.random.default_rng([self._seed, 14])  # the same starts and noise for every policy
         # without chance in starts or transitions one run tells all
         runs = RUNS if self._noise.any() or np.ptp(self._starts, axis=0).any() else 1
-        shape = (self._pays.weights.shape[1], runs)
-        obs = self._starts[rng.integers(0, len(self._starts), shape)]
-        total, alive = np.zeros(shape), np.ones(shape, bool)
+        shape = (len(self._pays.weights), runs)
+        system = np.repeat(np.arange(shape[0]), runs)
+        obs = self._starts[rng.integers(0, len(self._starts), shape).reshape(-1)]
+        total, alive = np.zeros(len(obs)), np.ones(len(obs), bool)
         unknown, steps, weight = 0, 0, np.zeros(len(self._pays.x))
         for h in range(self.problem.horizon):
-            action = target.draw(obs.reshape(-1, obs.shape[-1]), rng).reshape(*obs.shape[:2], -1)
-            x = np.concatenate([obs, action], axis=-1)
-            moved = np.stack([f(self._in(x)) for f in self._moves], axis=-1)
-            after = obs + self._out.mean + self._out.std * moved
-            after = after + self._noise * rng.standard_normal(after.shape)
+            action, noise = target.draw(obs, rng), self._noise * rng.standard_normal(obs.shape)
+            go = np.flatnonzero(alive)
+            if not len(go):
+                break
+            x, of = np.concatenate([obs, action], axis=-1)[go], system[go]
+            moved = np.stack([f(self._in(x), of) for f in self._moves], axis=-1)
+            after = obs[go] + self._out.mean + self._out.std * moved + noise[go]
             seen = np.concatenate([x, after], axis=-1)
-            reward = self._paid.mean[0] + self._paid.std[0] * self._pays(self._seen(seen))
-            reward = np.minimum(reward, self._best) if capped else reward
-            total = total + np.where(alive, self.problem.discount**h * reward, 0.0)
-            there, likely = alive[0], (x[0], seen[0])  # the first function drawn is the most likely one
-            unknown, steps = unknown + int((self._uncertain(*likely) & there).sum()), steps + int(there.sum())
-            weight = weight + there @ self._pays.influence(self._seen(seen[0]))
+            reward = self._paid.mean[0] + self._paid.std[0] * self._pays(self._seen(seen), of)
+            total[go] += self.problem.discount**h * (np.minimum(reward, self._best) if capped else reward)
+            likely = of == 0  # the first function drawn is the most likely one
+            unknown, steps = unknown + int(self._uncertain(x[likely], seen[likely]).sum()), steps + int(likely.sum())
+            weight = weight + self._pays.influence(self._seen(seen[likely])).sum(0)
             if self._near is not None:
-                row, _ = self._near(obs.reshape(-1, obs.shape[-1]), action.reshape(-1, action.shape[-1]), rng)
-                alive = alive & ~self._ended[row].reshape(alive.shape)
-            obs = after
+                row, _ = self._near(x[:, : obs.shape[1]], x[:, obs.shape[1] :], rng)
+                alive[go] = ~self._ended[row]
+            obs[go] = after
+        total = total.reshape(shape)
         return Posterior(total.mean(1), unknown / max(steps, 1), effective_sample_size(np.abs(weight)))
 
     def _uncertain(self, x: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -55,7 +55,8 @@ class Certificate:
     """Mean logged return of the held-back episodes (null where rewards are missing)."""
     over_behaviour: Comparison | None
     over_meta: Comparison | None
-    """Against the meta-policy; null where none was given. It does not decide `certified`."""
+    """Against the meta-policy; null where none was given, and on continuous states where the policy has no support: a
+    comparison would rest on guesses alone. It does not decide `certified`."""
     episodes: int
     """Held-back episodes."""
     transitions: int
@@ -205,7 +206,7 @@ def _judge_smooth(
     systems = Systems(problem, learned, config.seed)
     found = systems.returns(target)
     over_meta = None
-    if meta is not None:
+    if meta is not None and found.unsupported <= config.most_unknown:
         # in the same systems, so that what is unknown of both cancels; the meta-policy's rewards are not capped
         over_meta = lower_quantile(found.returns - systems.returns(meta, capped=False).returns, config)
     return replace(
