@@ -11,7 +11,7 @@ import pytest
 import merpo.tasks
 from merpo import DynamicsConfig
 from merpo.data import Preparation, stack
-from merpo.dynamics.ensemble import Ensemble, fit_scale, holdout_error
+from merpo.dynamics.ensemble import Ensemble, better_parts, fit_scale, holdout_error, part_errors
 from merpo.dynamics.fit import (
     FittedModel,
     Rows,
@@ -165,6 +165,43 @@ def test_adaptation_keeps_the_best(tasks, rows):
         low, high = reach_of(pick(stacked.transitions, n), unit_scale(2, 1e-3))
         np.testing.assert_array_equal(np.asarray(fitted.reach)[:, n], [low, high])
         assert (low < -1e-3).any()
+
+
+def test_the_reward_and_the_dynamics_are_each_kept_where_they_are_best(tasks, rows):
+    """A new task may have old dynamics, of which its log can teach no more, and a new reward."""
+    stacked = stack(tasks)
+    wild = replace(CONFIG, learning_rate=0.3, reward_given_next=True, adapt_steps=60)
+    meta = ensemble(0, 2, 1, wild)
+    fitted, _ = adapt_models(
+        meta, stacked, rows, unit_scale(2), jax.random.key(0), config=wild, learn_termination=False
+    )
+    errors = jax.jit(lambda m, r, v: part_errors(m, r, v, unit_scale(2)))
+    gains = []
+    for n in range(3):
+        held, valid = take(pick(stacked.transitions, n), rows.held[n]), rows.held_valid[n]
+        before, after = (errors(m, held, valid) for m in (meta, pick(fitted.model, n)))
+        for old, new in zip(before, after, strict=True):
+            assert (np.asarray(new) <= np.asarray(old)).all()
+        gains.append(np.asarray(before) - np.asarray(after))
+        np.testing.assert_allclose(
+            fitted.error[n], holdout_error(pick(fitted.model, n), held, valid, unit_scale(2)), rtol=1e-5
+        )
+    assert (np.asarray(gains) == 0.0).any(), "choose steps so wild that a part is best as it was"
+    assert (np.asarray(gains)[:, 1] > 0.0).any()
+
+
+def test_parts_are_picked_with_their_own_bounds():
+    config = replace(CONFIG, reward_given_next=True)
+    new, old = ensemble(1, 2, 1, config), ensemble(2, 2, 1, config)
+    moves, reward = jnp.asarray([True, False, True]), jnp.asarray([False, False, True])
+    mixed = better_parts(new, old, moves, reward)
+    for i, (m, r) in enumerate(zip(moves, reward, strict=True)):
+        own, of = jax.tree.map(lambda x, i=i: x[i], mixed), [jax.tree.map(lambda x, i=i: x[i], e) for e in (old, new)]
+        assert leaves_equal(own.nets, of[int(m)].nets)
+        assert leaves_equal(own.reward, of[int(r)].reward)
+        for name in ("max_logvar", "min_logvar"):
+            value, source = getattr(own, name), [getattr(e, name) for e in of]
+            np.testing.assert_array_equal(value, np.append(source[int(m)][:-1], source[int(r)][-1]))
 
 
 def test_from_the_meta_model_few_steps_reach_what_scratch_needs_many_for():

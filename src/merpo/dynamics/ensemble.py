@@ -9,6 +9,7 @@ a step is much smaller than the state. A third head, one logit, learns terminati
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -221,9 +222,44 @@ def holdout_error(
     x, y, _ = inputs_targets(rows, scale)
     members = model.max_logvar.shape[0]
     mean, _, _ = model(jnp.broadcast_to(x, (members, *x.shape)))
-    err = jnp.mean((mean - y[None]) ** 2, axis=-1)
+    return _mean_valid(jnp.mean((mean - y[None]) ** 2, axis=-1), valid)
+
+
+def part_errors(
+    model: Ensemble, rows: Transitions, valid: Bool[Array, " row"], scale: TargetScale
+) -> tuple[Float[Array, " member"], Float[Array, " member"]]:
+    """`holdout_error` of the next state, and of the reward given the next state, where the latter has a network of its
+    own: what either is trained for. Without one both are `holdout_error`: the parts cannot be told apart."""
+    if model.reward is None:
+        error = holdout_error(model, rows, valid, scale)
+        return error, error
+    x, y, _ = inputs_targets(rows, scale)
+    shape = (model.max_logvar.shape[0], *x.shape[:-1])
+    mean, _, _ = model(
+        jnp.broadcast_to(x, (*shape, x.shape[-1])), jnp.broadcast_to(y[..., :-1], (*shape, y.shape[-1] - 1))
+    )
+    missed = (mean - y[None]) ** 2
+    return _mean_valid(jnp.mean(missed[..., :-1], axis=-1), valid), _mean_valid(missed[..., -1], valid)
+
+
+def better_parts(
+    new: Ensemble, old: Ensemble, moves: Bool[Array, " member"], reward: Bool[Array, " member"]
+) -> Ensemble:
+    """Member by member the new networks where their part is better, else the old ones."""
+
+    def pick(better: Bool[Array, " member"], a: Any, b: Any) -> Any:
+        return jax.tree.map(lambda x, y: jnp.where(better.reshape(-1, *(1,) * (x.ndim - 1)), x, y), a, b)
+
+    def bounds(a: Float[Array, "member out"], b: Float[Array, "member out"]) -> Float[Array, "member out"]:
+        return jnp.concatenate([pick(moves, a[:, :-1], b[:, :-1]), pick(reward, a[:, -1:], b[:, -1:])], axis=1)
+
+    tops, bottoms = bounds(new.max_logvar, old.max_logvar), bounds(new.min_logvar, old.min_logvar)
+    return Ensemble(pick(moves, new.nets, old.nets), tops, bottoms, pick(reward, new.reward, old.reward))
+
+
+def _mean_valid(error: Float[Array, "member row"], valid: Bool[Array, " row"]) -> Float[Array, " member"]:
     weight = valid.astype(jnp.float32)[None]
-    return jnp.sum(err * weight, axis=-1) / jnp.maximum(jnp.sum(weight), 1.0)
+    return jnp.sum(error * weight, axis=-1) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
 def elite_indices(error: Float[Array, " member"], elites: int) -> Int[Array, " elite"]:

@@ -26,9 +26,11 @@ from merpo.dynamics.ensemble import (
     DynamicsConfig,
     Ensemble,
     TargetScale,
+    better_parts,
     elite_indices,
     holdout_error,
     member_losses,
+    part_errors,
     proximal_term,
 )
 
@@ -328,34 +330,30 @@ def adapt_one(
 ) -> tuple[FittedModel, Float[Array, " checks_plus_1"]]:
     """Fit one task from `start`, keeping for every member the parameters that were best on the hold-out.
 
+    A reward network of its own is kept by its own error. A new task may have old dynamics, of which its log is too
+    small to teach more, and a new reward: one error for both would be least before the reward has been learned.
     Returns the fitted model and the curve of the ensemble's mean hold-out error at steps 0, check_every, ...
     """
     held = take(data, rows.held)
 
-    def keep(best, best_error, model, error):
-        better = error < best_error
-
-        def pick(new, old):
-            return jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-        return jax.tree.map(pick, model, best), jnp.minimum(error, best_error)
-
     def body(carry, step):
-        model, opt_state, best, best_error = carry
+        model, opt_state, best, least = carry
         k, done = step
         model, opt_state, _ = fit_steps(
             model, opt_state, anchor, of_task(data, rows, config), scale, k, config.check_every, config,
             learn_termination, _share(done, config),
         )  # fmt: skip
-        error = holdout_error(model, held, rows.held_valid, scale)
-        best, best_error = keep(best, best_error, model, error)
-        return (model, opt_state, best, best_error), jnp.mean(error)
+        errors = part_errors(model, held, rows.held_valid, scale)
+        best = better_parts(model, best, errors[0] < least[0], errors[1] < least[1])
+        least = jax.tree.map(jnp.minimum, least, errors)
+        return (model, opt_state, best, least), jnp.mean(holdout_error(model, held, rows.held_valid, scale))
 
     first = holdout_error(start, held, rows.held_valid, scale)
     checks = config.adapt_steps // config.check_every
-    carry = (start, optimiser(config).init(start), start, first)
+    carry = (start, optimiser(config).init(start), start, part_errors(start, held, rows.held_valid, scale))
     done = jnp.arange(checks, dtype=jnp.float32) / max(checks - 1, 1)
-    (_, _, best, error), curve = jax.lax.scan(body, carry, (jax.random.split(key, checks), done))
+    (_, _, best, _), curve = jax.lax.scan(body, carry, (jax.random.split(key, checks), done))
+    error = holdout_error(best, held, rows.held_valid, scale)
     fitted = FittedModel(best, elite_indices(error, config.elites), error, reach_of(data, scale))
     return fitted, jnp.concatenate([jnp.mean(first)[None], curve])
 
