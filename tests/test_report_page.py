@@ -215,6 +215,12 @@ def test_several_runs_are_compared(first):
     assert "<td>77</td>" in text
     assert "<td>meta_every</td>" not in text
     assert "share no task" in page([first, second], None, "runs share no task")
+    both = compare({"first": first.results, "second": second.results}, ("merpo", "behaviour"))
+    with_log = page([first, second], both)
+    label = next(x for x in both.labels if "behaviour" in x)
+    row = re.search(rf"<tr[^>]*><t[dh][^>]*>{re.escape(label)}</t[dh]>.*?</tr>", with_log)
+    assert row is not None
+    assert "%" not in row[0]  # a log has no share above itself
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-13.2, -4.1), (1e-7, 9e-7), (-3e5, 2e6), (5.0, 5.0)])

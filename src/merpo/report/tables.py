@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from merpo.evaluation import Comparison, Interval, Protocol, Results, Row, summarise
+from merpo.evaluation import Compared, Comparison, Interval, Protocol, Results, Row, summarise
 from merpo.evaluation.table import BEHAVIOUR
 
 _HEADINGS = ("method", "mean return", "score (IQM)", "≥ data", "> meta", "P(better)")
@@ -56,7 +56,7 @@ def print_comparison(c: Comparison, stream: Any = None) -> None:
     best = max(r.mean.value for r in c.runs)
     for label, r in zip(c.labels, c.runs, strict=True):
         score = "" if r.iqm is None else interval_text(r.iqm, 2)
-        cells = (label, interval_text(r.mean, digits(r.mean)), score, _share(r.above_behaviour), str(r.seeds))
+        cells = (label, interval_text(r.mean, digits(r.mean)), score, share_above(r), str(r.seeds))
         # rich would read a bracket as markup
         table.add_row(*(Text(x.replace("[", split)) for x in cells), style="bold" if r.mean.value == best else None)
     console.print(table)
@@ -91,8 +91,8 @@ def markdown_comparison(c: Comparison) -> str:
     ]
     for label, r, odds in zip(c.labels, c.runs, c.better[0], strict=True):
         score, better = ("" if x is None else interval_text(x, 2) for x in (r.iqm, odds))
-        mean, share = interval_text(r.mean, digits(r.mean)), "" if r.method == BEHAVIOUR else _share(r.above_behaviour)
-        lines.append(f"| {label} | {mean} | {score} | {share} | {r.seeds} | {better} |")
+        mean = interval_text(r.mean, digits(r.mean))
+        lines.append(f"| {label} | {mean} | {score} | {share_above(r)} | {r.seeds} | {better} |")
     confidence = f"{100 * c.runs[0].mean.confidence:g} %"
     lines += [
         "",
@@ -155,6 +155,11 @@ def digits(x: Interval) -> int:
     """Enough decimals to tell the ends of an interval apart, without noise: 1287 but -4.97."""
     size = abs(x.value)
     return 0 if size >= 1000 else 1 if size >= 100 else 2
+
+
+def share_above(run: Compared) -> str:
+    """Of the tasks, those on which the run returns more than the log; nothing for the log itself."""
+    return "" if run.method == BEHAVIOUR else _share(run.above_behaviour)
 
 
 def _share(x: float | None) -> str:

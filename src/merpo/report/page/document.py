@@ -14,6 +14,7 @@ from merpo.report.page.material import RunView
 from merpo.report.page.sections import run_section
 from merpo.report.page.svg import DASH, Series, panel
 from merpo.report.page.text import card, figure, interval, note, table, title
+from merpo.report.tables import share_above
 from merpo.runs.config import flatten
 
 LINES = 6
@@ -73,7 +74,7 @@ def _compared(runs: Sequence[RunView], c: Comparison | None, why_not: str) -> st
         return card("Comparison", note(escape(why_not))) + _settings(runs)
     best = int(np.argmax([r.mean.value for r in c.runs]))
     rows = [
-        (escape(label), interval(r.mean), interval(r.iqm, 2), f"{100 * r.above_behaviour:.0f} %", str(r.seeds))
+        (escape(label), interval(r.mean), interval(r.iqm, 2), share_above(r), str(r.seeds))
         for label, r in zip(c.labels, c.runs, strict=True)
     ]
     pairs = [
