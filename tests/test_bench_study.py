@@ -124,3 +124,15 @@ def test_the_hash_of_data_sees_every_number_and_no_package():
     listed[0] = replace(listed[0], reference={"random": 0.0})
     assert data_hash(data.info, listed) != changed
     assert isinstance(study(), Study)
+
+
+def test_the_settings_that_ship_are_read():
+    import json
+    from pathlib import Path
+
+    from merpo.algorithms.presets import STANDARD
+    from merpo.runs import from_json, merged, to_json
+
+    for file in sorted((Path(__file__).parents[1] / "studies" / "settings").glob("*.json")):
+        found = from_json(type(STANDARD), merged(to_json(STANDARD), json.loads(file.read_text())))
+        assert found != STANDARD, file.name

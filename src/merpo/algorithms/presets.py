@@ -112,22 +112,11 @@ STANDARD = MerPOConfig(
 )
 """For locomotion-sized systems."""
 
-AIMLESS_NOISE = 0.9
-"""`action_noise` from which logs are aimless: actions hardly depend on the state, as when they are drawn at random."""
-
-AIMLESS = replace(
-    STANDARD,
-    rac=replace(STANDARD.rac, real_fraction=0.05, rollout_length=10, rollout_rows=400, lam=0.01, beta=0.03),
-    dynamics=replace(STANDARD.dynamics, reward_given_next=True),
-)
-"""For locomotion-sized systems with aimless logs. There is no behaviour worth staying with, and every action was tried:
-the policy is learned in the model, whose reward has a network of its own, that a new task's log teaches in time."""
-
 
 def default_config(info: SetInfo, train: Sequence[TaskData] = ()) -> MerPOConfig:
-    """`STANDARD` above `SMALL_DIMENSIONS` observation and action columns, or `AIMLESS` where the logs of the training
-    tasks are; else `SMALL`, or `NARROW` where they are."""
-    noise = action_noise(train) if train else None
+    """`STANDARD` above `SMALL_DIMENSIONS` observation and action columns; else `SMALL`, or `NARROW` where the logs of
+    the training tasks are."""
     if info.obs_dim + info.act_dim > SMALL_DIMENSIONS:
-        return STANDARD if noise is None or noise < AIMLESS_NOISE else AIMLESS
+        return STANDARD
+    noise = action_noise(train) if train else None
     return SMALL if noise is None or noise >= NARROW_NOISE else NARROW
