@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from merpo import precision
 from merpo.algorithms.threads import cuts, side_by_side
@@ -65,4 +66,7 @@ def test_no_more_at_once_than_asked_for_and_in_the_order_of_the_parts():
 
     assert side_by_side(work, list(range(8)), 2) == [i * i for i in range(8)]
     assert most[0] == 2
+    limits = side_by_side(lambda _: [p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"], [0, 1], 2)
+    assert limits
+    assert all(n == 1 for found in limits for n in found)
     assert side_by_side(work, list(range(3)), 1) == [0, 1, 4]

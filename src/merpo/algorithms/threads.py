@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+from threadpoolctl import threadpool_limits
 
 from merpo.devices import accelerated, current
 from merpo.precision import ambient
@@ -37,8 +38,9 @@ def cuts(jobs: int, parts: int) -> list[slice]:
 
 def side_by_side(work: Callable[[Any], Any], parts: Sequence[Any], at_once: int | None = None) -> list[Any]:
     """`work` on every part, the first here and the others each from its own thread: XLA leaves Python's lock while it
-    computes. `at_once`: as many threads at most, where parts are more than the machine's memory or cores are for.
-    One after another where several devices work together: all must come to a collective in the same order.
+    computes. `at_once`: as many threads at most, for work in NumPy, whose own threads would only get in each other's
+    way meanwhile. One after another where several devices work together: all must come to a collective in the same
+    order.
     """
     if len(parts) == 1 or at_once == 1 or current() is not None:
         return [work(part) for part in parts]
@@ -49,7 +51,7 @@ def side_by_side(work: Callable[[Any], Any], parts: Sequence[Any], at_once: int 
             return work(part)
 
     if at_once is not None:
-        with ThreadPoolExecutor(at_once) as pool:
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(there, parts))
     with ThreadPoolExecutor(len(parts) - 1) as pool:
         others = [pool.submit(there, part) for part in parts[1:]]
