@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from merpo.data import TaskData
     from merpo.policies import PolicySet
 
+AT_ONCE = min(host_cores(), 8)
+"""Certificates made at the same time: on a locomotion-sized log each holds some 150 MB meanwhile."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -86,7 +89,7 @@ def adapt_certified(
         return replace(made, settings=settings[s][i])
 
     places = list(product(range(len(meta.seeds)), range(len(tasks))))
-    each = iter(side_by_side(judged, places, host_cores()))
+    each = iter(side_by_side(judged, places, AT_ONCE))
     made = tuple(tuple(next(each) for _ in tasks) for _ in meta.seeds)
     if not insist and not all(c.certified for row in made for c in row):
         found = _fall_back(found, meta.adapt_many(tasks, "bc"), made)
@@ -114,7 +117,7 @@ def _chosen(
         return choose(learned[i], [Target(p.policy(i, meta.seeds[s])) for p in sets], meta.info.horizon, config)
 
     places = list(product(range(len(meta.seeds)), range(len(learned))))
-    picked = np.asarray(side_by_side(pick, places, host_cores())).reshape(len(meta.seeds), len(learned))
+    picked = np.asarray(side_by_side(pick, places, AT_ONCE)).reshape(len(meta.seeds), len(learned))
     rows, tasks = np.indices(picked.shape)
     actor = jax.tree.map(lambda *x: jnp.stack(x)[picked, rows, tasks], *(s.tree.actor for s in sets))
     chosen = replace(
