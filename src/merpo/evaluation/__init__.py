@@ -1,5 +1,6 @@
 """Simulated returns, off-policy estimates, statistics over few runs, and the results that tables and figures show."""
 
+from merpo.evaluation.anchors import Anchors, Share, over_anchors
 from merpo.evaluation.comparison import Compared, Comparison, compare
 from merpo.evaluation.estimates import ESTIMATORS, agreement, agreement_markdown, estimates
 from merpo.evaluation.features import OneHot, Smooth
@@ -38,6 +39,7 @@ __all__ = [
     "BEHAVIOUR",
     "ESTIMATORS",
     "META",
+    "Anchors",
     "Compared",
     "Comparison",
     "Interval",
@@ -46,6 +48,7 @@ __all__ = [
     "Protocol",
     "Results",
     "Row",
+    "Share",
     "Smooth",
     "Systems",
     "Target",
@@ -62,6 +65,7 @@ __all__ = [
     "importance_sampling",
     "interquartile_mean",
     "normalised_score",
+    "over_anchors",
     "paired_difference",
     "probability_of_improvement",
     "results_from_json",

@@ -12,6 +12,7 @@ from typing import Any
 
 from merpo.errors import StorageError
 from merpo.evaluation import BEHAVIOUR, Interval
+from merpo.report.overview import overview
 from merpo.report.style import INK, colour, figure, label
 from merpo.report.tables import counted, digits, interval_text
 from merpo.runs import read_json
@@ -219,7 +220,8 @@ def _against_logs(ax: Any, groups: Sequence[Group]) -> None:
 
 
 def results_page(root: str | os.PathLike[str], link: str = "../results") -> str:
-    """The page of results: a section per study stored below `root`, then links to what else is there.
+    """The page of results: MerPO beside its anchors, a section per study stored below `root`, links to what else is
+    there.
 
     `link` leads from the page to `root`. The same files give the same page; there may be none.
     """
@@ -232,6 +234,8 @@ def results_page(root: str | os.PathLike[str], link: str = "../results") -> str:
         "studies are run: [commands](commands.md#studies); what the methods are: [rivals](rivals.md).",
         "",
     ]
+    if table := overview(Path(root), link):
+        lines += ["## MerPO beside its anchors", "", *table]
     if not studies:
         lines += ["No study is stored yet.", ""]
     for name, study in studies.items():

@@ -1,0 +1,126 @@
+"""One table of MerPO beside its anchors and its best rival, from all stored results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from merpo.errors import DataError
+from merpo.evaluation import BEHAVIOUR, META, Interval, Share, bootstrap_interval, over_anchors, results_from_json
+from merpo.report.tables import digits, interval_text
+
+OURS = "merpo"
+ORDER = ("random", "medium", "expert", "mixed")
+HEADINGS = ("logs", "tasks", "seeds", "behaviour", META, "best other", "MerPO", "≥ behaviour", f"≥ {META}", "≥ both")
+NOTE = (
+    "Mean returns on the test tasks; best other: the highest mean among all other methods of the same file. The last"
+    " columns: the share of tasks on which MerPO's mean is at or above the logged behaviour's, the unadapted"
+    " meta-policy's, both; in brackets the share on which the lower end of the 95 % bootstrap interval of the"
+    " difference is, too (over seeds; the behaviour's mean is taken as given). Where several files have the same logs,"
+    " the one with most seeds."
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one file says about one family and quality."""
+
+    family: str
+    quality: str
+    behaviour: Float[np.ndarray, " task"]
+    returns: Mapping[str, Float[np.ndarray, "run task episode"]]
+    source: str
+    """Where it is, below the folder of results."""
+
+    @property
+    def seeds(self) -> int:
+        """Training seeds of MerPO."""
+        return len(self.returns[OURS])
+
+
+def overview(root: Path, link: str) -> list[str]:
+    """The table as lines of Markdown; none where nothing is stored that has MerPO and its meta-policy."""
+    best: dict[tuple[str, str], Found] = {}
+    for found in (*_runs(root), *_studies(root)):
+        known = best.get((found.family, found.quality))
+        if known is None or found.seeds > known.seeds:
+            best[found.family, found.quality] = found
+    if not best:
+        return []
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|:---|" + "---:|" * (len(HEADINGS) - 1)]
+    lines += ["| " + " | ".join(_cells(f, link)) + " |" for f in sorted(best.values(), key=_place)]
+    return [*lines, "", NOTE, ""]
+
+
+def _place(found: Found) -> tuple[bool, str, int]:
+    rank = ORDER.index(found.quality) if found.quality in ORDER else len(ORDER)
+    return not found.family.startswith("point-robot"), found.family, rank
+
+
+def _cells(found: Found, link: str) -> tuple[str, ...]:
+    mine, meta = found.returns[OURS], found.returns[META]
+    others = {m: r.mean() for m, r in found.returns.items() if m != META and not m.startswith(OURS)}
+    best = max(others, key=lambda m: others[m], default=None)
+    above = over_anchors(mine, meta, found.behaviour)
+    return (
+        f"[{found.family}/{found.quality}]({link}/{found.source})",
+        str(len(found.behaviour)),
+        str(found.seeds),
+        _number(found.behaviour.mean()),
+        _number(meta.mean()),
+        "" if best is None else f"{best} {_number(others[best])}",
+        interval_text(x := bootstrap_interval(mine), digits(x)),
+        *(_share(s) for s in (above.behaviour, above.meta, above.both)),
+    )
+
+
+def _number(x: float) -> str:
+    return f"{x:.{digits(Interval(float(x), x, x, 0.95, ''))}f}"
+
+
+def _share(x: Share) -> str:
+    return f"{x.point:.0%}" + ("" if x.sure is None else f" ({x.sure:.0%})")
+
+
+def _runs(root: Path) -> Iterator[Found]:
+    """`FAMILY/QUALITY.json`, as `merpo evaluate --results` wrote it; files of other names are variants."""
+    for path in sorted(root.glob("*/*.json")):
+        content = _read(path)
+        named = (content.get("family"), content.get("quality")) == (path.parent.name, path.stem)
+        if not named:
+            continue
+        try:
+            results = results_from_json(content)
+        except DataError:
+            continue
+        if {OURS, META} <= set(results.returns):
+            source = f"{path.parent.name}/{path.stem}.md"
+            yield Found(results.family, results.quality, results.behaviour, results.returns, source)
+
+
+def _studies(root: Path) -> Iterator[Found]:
+    """Groups of studies with one MerPO, all logged episodes, and tasks among those of training."""
+    for path in sorted(root.glob("*/results.json")):
+        content = _read(path)
+        asked = content.get("study", {})
+        if not isinstance(asked, dict) or asked.get("outside") or asked.get("settings"):
+            continue
+        for group in content.get("groups", ()):
+            rows = {row["label"]: np.asarray(row["returns"], np.float64)[..., None] for row in group["rows"]}
+            if group["logs"] is None and {OURS, META, BEHAVIOUR} <= set(rows):
+                logged = rows.pop(BEHAVIOUR)[0, :, 0]
+                yield Found(group["family"], group["quality"], logged, rows, f"{path.parent.name}/table.md")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
