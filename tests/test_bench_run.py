@@ -14,6 +14,7 @@ from merpo.cli import main
 from merpo.commands.bench import Board, write_outcome
 from merpo.errors import ConfigError, DivergenceError, StorageError
 from merpo.evaluation import probability_of_improvement
+from merpo.report.overview import overview
 from merpo.report.study import results_page, study_figure, study_markdown
 from merpo.runs import locked
 from merpo.tasks import families, get_family
@@ -308,7 +309,9 @@ def test_the_page_of_results_is_made_from_the_files(pretended, tmp_path):
 
 def test_the_repositorys_page_says_what_its_results_say():
     root = Path(__file__).parents[1]
-    assert (root / "docs" / "results.md").read_text() == results_page(root / "results"), "run: merpo results"
+    again = "run: merpo results --readme README.md"
+    assert (root / "docs" / "results.md").read_text() == results_page(root / "results"), again
+    assert "\n".join(overview(root / "results", "results")) in (root / "README.md").read_text(), again
 
 
 @pytest.mark.parametrize("name", [n for n in families() if get_family(n).ordering is not None])

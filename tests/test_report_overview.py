@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from merpo.cli import main
 from merpo.errors import DataError
 from merpo.evaluation import Protocol, Results, Share, over_anchors, results_to_json
 from merpo.report.overview import overview
@@ -49,7 +50,7 @@ def stored(folder, stem, family, quality, seeds, ours=5.0):
     results = Results(
         family, quality, ("a", "b"), returns, np.array([1.0, 7.0]), Protocol(episodes=3, seeds=tuple(range(seeds)))
     )
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     (folder / f"{stem}.json").write_text(json.dumps(results_to_json(results)))
 
 
@@ -80,6 +81,24 @@ def test_a_study_takes_a_runs_place_where_it_has_more_seeds(tmp_path):
     stored(tmp_path / "plant", "medium", "plant", "medium", 2)
     study(tmp_path / "many", 3)
     assert "[plant/medium](r/many/table.md) | 2 | 3 | 4.00 | 2.00 |  | 6.50" in overview(tmp_path, "r")[2]
+
+
+def test_a_page_gets_the_table_between_its_marks_and_is_left_alone_without_them(tmp_path):
+    stored(tmp_path / "results" / "plant", "medium", "plant", "medium", 2)
+    page, readme = tmp_path / "page.md", tmp_path / "README.md"
+    asked = ["results", "--root", str(tmp_path / "results"), "--out", str(page), "--readme", str(readme)]
+    readme.write_text("Before.\n<!-- merpo results: begin -->\nold\n")
+    assert main(asked) == 2
+    assert not page.exists()
+    assert readme.read_text().endswith("old\n")
+    readme.write_text(readme.read_text() + "<!-- merpo results: end -->\nAfter.\n")
+    for _ in range(2):  # the second time changes nothing
+        assert main(asked) == 0
+        lines = readme.read_text().splitlines()
+        assert (lines[0], lines[-1]) == ("Before.", "After.")
+        assert "old" not in lines
+        assert sum("[plant/medium](results/plant/medium.md)" in line for line in lines) == 1
+    assert "[plant/medium](results/plant/medium.md)" in page.read_text()
 
 
 def test_groups_of_few_logs_and_empty_folders_are_left_out(tmp_path):

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from merpo.errors import DataError
+from merpo.errors import DataError, StorageError
 from merpo.evaluation import BEHAVIOUR, META, Interval, Share, bootstrap_interval, over_anchors, results_from_json
 from merpo.report.tables import digits, interval_text
 
 OURS = "merpo"
 ORDER = ("random", "medium", "expert", "mixed")
 HEADINGS = ("logs", "tasks", "seeds", "behaviour", META, "best other", "MerPO", "≥ behaviour", f"≥ {META}", "≥ both")
+MARKS = ("<!-- merpo results: begin -->", "<!-- merpo results: end -->")
+"""Between these lines of a page its table is kept."""
 NOTE = (
     "Mean returns on the test tasks; best other: the highest mean among all other methods of the same file. The last"
     " columns: the share of tasks on which MerPO's mean is at or above the logged behaviour's, the unadapted"
@@ -56,6 +58,17 @@ def overview(root: Path, link: str) -> list[str]:
     lines = ["| " + " | ".join(HEADINGS) + " |", "|:---|" + "---:|" * (len(HEADINGS) - 1)]
     lines += ["| " + " | ".join(_cells(f, link)) + " |" for f in sorted(best.values(), key=_place)]
     return [*lines, "", NOTE, ""]
+
+
+def replaced(page: Path, table: list[str]) -> str:
+    """The page with the table between its two marks. StorageError where they are not both there, once each."""
+    before, begin, rest = page.read_text().partition(MARKS[0])
+    old, end, after = rest.partition(MARKS[1])
+    if not end or any(mark in part for mark in MARKS for part in (before, old, after)):
+        raise StorageError(
+            f"{str(page)!r}: expected a line {MARKS[0]} and below it one {MARKS[1]}, once each. Add them."
+        )
+    return f"{before}{begin}\n\n" + "\n".join(table) + f"\n{end}{after}"
 
 
 def _place(found: Found) -> tuple[bool, str, int]:
