@@ -77,10 +77,22 @@ def test_the_overview_has_a_row_for_every_stored_run_in_the_order_of_qualities(t
     assert cells[6:] == ["5.00 [5.00, 5.00]", "50% (50%)", "100% (100%)", "50% (50%)"]
 
 
+def test_the_best_other_is_looked_for_in_every_file_about_the_same_logs(tmp_path):
+    stored(tmp_path / "plant", "medium", "plant", "medium", 2)
+    rival = {"focal": np.full((1, 2, 3), 4.0), "bc": np.full((1, 2, 3), 8.0)}
+    for folder, behaviour in (("other-logs", [1.0, 7.5]), ("same-logs", [1.0, 7.0])):
+        results = Results("plant", "medium", ("a", "b"), rival, np.array(behaviour), Protocol(episodes=3, seeds=(0,)))
+        (tmp_path / "rivals" / folder).mkdir(parents=True)
+        (tmp_path / "rivals" / folder / "focal.json").write_text(json.dumps(results_to_json(results)))
+        shown = overview(tmp_path, "r")[2]
+        # of a method that both files have, the run's own row counts
+        assert ("focal 4.00" if folder == "same-logs" else "bc 3.00") in shown
+
+
 def test_a_study_takes_a_runs_place_where_it_has_more_seeds(tmp_path):
     stored(tmp_path / "plant", "medium", "plant", "medium", 2)
     study(tmp_path / "many", 3)
-    assert "[plant/medium](r/many/table.md) | 2 | 3 | 4.00 | 2.00 |  | 6.50" in overview(tmp_path, "r")[2]
+    assert "[plant/medium](r/many/table.md) | 2 | 3 | 4.00 | 2.00 | bc 3.00 | 6.50" in overview(tmp_path, "r")[2]
 
 
 def test_a_page_gets_the_table_between_its_marks_and_is_left_alone_without_them(tmp_path):

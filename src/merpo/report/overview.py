@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from merpo.errors import DataError, StorageError
 from merpo.evaluation import BEHAVIOUR, META, Interval, Share, bootstrap_interval, over_anchors, results_from_json
+from merpo.evaluation.table import FORMAT
 from merpo.report.tables import digits, interval_text
 
 OURS = "merpo"
@@ -21,11 +22,11 @@ HEADINGS = ("logs", "tasks", "seeds", "behaviour", META, "best other", "MerPO", 
 MARKS = ("<!-- merpo results: begin -->", "<!-- merpo results: end -->")
 """Between these lines of a page its table is kept."""
 NOTE = (
-    "Mean returns on the test tasks; best other: the highest mean among all other methods of the same file. The last"
-    " columns: the share of tasks on which MerPO's mean is at or above the logged behaviour's, the unadapted"
-    " meta-policy's, both; in brackets the share on which the lower end of the 95 % bootstrap interval of the"
-    " difference is, too (over seeds; the behaviour's mean is taken as given). Where several files have the same logs,"
-    " the one with most seeds."
+    "Mean returns on the test tasks; best other: the highest mean that any other method has on the same logs in any"
+    " stored file, whatever its number of seeds. The last columns: the share of tasks on which MerPO's mean is at or"
+    " above the logged behaviour's, the unadapted meta-policy's, both; in brackets the share on which the lower end of"
+    " the 95 % bootstrap interval of the difference is, too (over seeds; the behaviour's mean is taken as given)."
+    " MerPO's row is of the file with most seeds."
 )
 
 
@@ -42,21 +43,29 @@ class Found:
 
     @property
     def seeds(self) -> int:
-        """Training seeds of MerPO."""
-        return len(self.returns[OURS])
+        """Training seeds."""
+        return len(next(iter(self.returns.values())))
+
+    def same_logs(self, other: Found) -> bool:
+        """Whether both are about the same logged episodes, as far as their mean returns tell."""
+        known = (self.family, self.quality, len(self.behaviour)) == (other.family, other.quality, len(other.behaviour))
+        return known and bool(np.allclose(self.behaviour, other.behaviour, rtol=1e-6))
 
 
 def overview(root: Path, link: str) -> list[str]:
     """The table as lines of Markdown; none where nothing is stored that has MerPO and its meta-policy."""
     best: dict[tuple[str, str], Found] = {}
-    for found in (*_runs(root), *_studies(root)):
+    everything = (*_runs(root), *_studies(root))
+    for found in everything:
         known = best.get((found.family, found.quality))
-        if known is None or found.seeds > known.seeds:
+        if {OURS, META} <= set(found.returns) and (known is None or found.seeds > known.seeds):
             best[found.family, found.quality] = found
     if not best:
         return []
     lines = ["| " + " | ".join(HEADINGS) + " |", "|:---|" + "---:|" * (len(HEADINGS) - 1)]
-    lines += ["| " + " | ".join(_cells(f, link)) + " |" for f in sorted(best.values(), key=_place)]
+    for found in sorted(best.values(), key=_place):
+        others = _others(found, [f for f in everything if f.same_logs(found)])
+        lines.append("| " + " | ".join(_cells(found, others, link)) + " |")
     return [*lines, "", NOTE, ""]
 
 
@@ -76,9 +85,18 @@ def _place(found: Found) -> tuple[bool, str, int]:
     return not found.family.startswith("point-robot"), found.family, rank
 
 
-def _cells(found: Found, link: str) -> tuple[str, ...]:
+def _others(found: Found, same: list[Found]) -> dict[str, float]:
+    """Mean returns of all methods but MerPO, its variants and its meta-policy: the file's own before other files'."""
+    means: dict[str, float] = {}
+    for f in (found, *same):
+        for method, returns in f.returns.items():
+            if method != META and not method.startswith(OURS):
+                means.setdefault(method, float(returns.mean()))
+    return means
+
+
+def _cells(found: Found, others: Mapping[str, float], link: str) -> tuple[str, ...]:
     mine, meta = found.returns[OURS], found.returns[META]
-    others = {m: r.mean() for m, r in found.returns.items() if m != META and not m.startswith(OURS)}
     best = max(others, key=lambda m: others[m], default=None)
     above = over_anchors(mine, meta, found.behaviour)
     return (
@@ -102,18 +120,18 @@ def _share(x: Share) -> str:
 
 
 def _runs(root: Path) -> Iterator[Found]:
-    """`FAMILY/QUALITY.json`, as `merpo evaluate --results` wrote it; files of other names are variants."""
-    for path in sorted(root.glob("*/*.json")):
+    """`FAMILY/QUALITY.json`, as `merpo evaluate --results` wrote it, and files of rivals alone wherever they are;
+    others that have MerPO are variants of it."""
+    for path in sorted(root.rglob("*.json")):
         content = _read(path)
-        named = (content.get("family"), content.get("quality")) == (path.parent.name, path.stem)
-        if not named:
+        if content.get("format") != FORMAT:
             continue
         try:
             results = results_from_json(content)
         except DataError:
             continue
-        if {OURS, META} <= set(results.returns):
-            source = f"{path.parent.name}/{path.stem}.md"
+        if (results.family, results.quality) == (path.parent.name, path.stem) or OURS not in results.returns:
+            source = path.relative_to(root).with_suffix(".md").as_posix()
             yield Found(results.family, results.quality, results.behaviour, results.returns, source)
 
 
@@ -126,7 +144,7 @@ def _studies(root: Path) -> Iterator[Found]:
             continue
         for group in content.get("groups", ()):
             rows = {row["label"]: np.asarray(row["returns"], np.float64)[..., None] for row in group["rows"]}
-            if group["logs"] is None and {OURS, META, BEHAVIOUR} <= set(rows):
+            if group["logs"] is None and {OURS, BEHAVIOUR} <= set(rows):
                 logged = rows.pop(BEHAVIOUR)[0, :, 0]
                 yield Found(group["family"], group["quality"], logged, rows, f"{path.parent.name}/table.md")
 
