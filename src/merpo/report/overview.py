@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from merpo.errors import DataError, StorageError
-from merpo.evaluation import BEHAVIOUR, META, Interval, Share, bootstrap_interval, over_anchors, results_from_json
+from merpo.evaluation import BEHAVIOUR, META, Share, bootstrap_interval, over_anchors, results_from_json
 from merpo.evaluation.table import FORMAT
 from merpo.report.tables import digits, interval_text
 
@@ -106,13 +106,13 @@ def _cells(found: Found, others: Mapping[str, float], link: str) -> tuple[str, .
         _number(found.behaviour.mean()),
         _number(meta.mean()),
         "" if best is None else f"{best} {_number(others[best])}",
-        interval_text(x := bootstrap_interval(mine), digits(x)),
+        interval_text(x := bootstrap_interval(mine), digits(x.value)),
         *(_share(s) for s in (above.behaviour, above.meta, above.both)),
     )
 
 
 def _number(x: float) -> str:
-    return f"{x:.{digits(Interval(float(x), x, x, 0.95, ''))}f}"
+    return f"{x:.{digits(x)}f}"
 
 
 def _share(x: Share) -> str:
@@ -123,7 +123,7 @@ def _runs(root: Path) -> Iterator[Found]:
     """`FAMILY/QUALITY.json`, as `merpo evaluate --results` wrote it, and files of rivals alone wherever they are;
     others that have MerPO are variants of it."""
     for path in sorted(root.rglob("*.json")):
-        content = _read(path)
+        content = content_of(path)
         if content.get("format") != FORMAT:
             continue
         try:
@@ -138,7 +138,7 @@ def _runs(root: Path) -> Iterator[Found]:
 def _studies(root: Path) -> Iterator[Found]:
     """Groups of studies with one MerPO, all logged episodes, and tasks among those of training."""
     for path in sorted(root.glob("*/results.json")):
-        content = _read(path)
+        content = content_of(path)
         asked = content.get("study", {})
         if not isinstance(asked, dict) or asked.get("outside") or asked.get("settings"):
             continue
@@ -149,7 +149,8 @@ def _studies(root: Path) -> Iterator[Found]:
                 yield Found(group["family"], group["quality"], logged, rows, f"{path.parent.name}/table.md")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def content_of(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it is missing, damaged or no object."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -12,7 +12,7 @@ from typing import Any
 
 from merpo.errors import StorageError
 from merpo.evaluation import BEHAVIOUR, Interval
-from merpo.report.overview import overview
+from merpo.report.overview import content_of, overview
 from merpo.report.style import INK, colour, figure, label
 from merpo.report.tables import counted, digits, interval_text
 from merpo.runs import read_json
@@ -81,7 +81,7 @@ def _table(group: Group) -> list[str]:
     for name in ("random", "expert"):
         if group[name] is not None:
             mean = sum(group[name]) / len(group[name])
-            lines.append(f"| *{name}* | {mean:.{digits(_read({'value': mean}))}f} | {float(name == 'expert'):.2f} | |")
+            lines.append(f"| *{name}* | {mean:.{digits(mean)}f} | {float(name == 'expert'):.2f} | |")
     return [*lines, ""]
 
 
@@ -91,7 +91,7 @@ def cells_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     assert mean is not None
     return (
         row["label"],
-        interval_text(mean, digits(mean)),
+        interval_text(mean, digits(mean.value)),
         "" if score is None else interval_text(score, 2),
         "" if better is None else interval_text(better, 2),
     )
@@ -257,10 +257,7 @@ def results_page(root: str | os.PathLike[str], link: str = "../results") -> str:
 
 
 def _holds_study(folder: Path) -> bool:
-    try:
-        return is_study(json.loads((folder / RESULTS).read_bytes()))
-    except (OSError, ValueError, RecursionError):
-        return False
+    return is_study(content_of(folder / RESULTS))
 
 
 def _times(path: Path) -> dict[str, Any]:

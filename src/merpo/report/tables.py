@@ -56,7 +56,7 @@ def print_comparison(c: Comparison, stream: Any = None) -> None:
     best = max(r.mean.value for r in c.runs)
     for label, r in zip(c.labels, c.runs, strict=True):
         score = "" if r.iqm is None else interval_text(r.iqm, 2)
-        cells = (label, interval_text(r.mean, digits(r.mean)), score, share_above(r), str(r.seeds))
+        cells = (label, interval_text(r.mean, digits(r.mean.value)), score, share_above(r), str(r.seeds))
         # rich would read a bracket as markup
         table.add_row(*(Text(x.replace("[", split)) for x in cells), style="bold" if r.mean.value == best else None)
     console.print(table)
@@ -91,7 +91,7 @@ def markdown_comparison(c: Comparison) -> str:
     ]
     for label, r, odds in zip(c.labels, c.runs, c.better[0], strict=True):
         score, better = ("" if x is None else interval_text(x, 2) for x in (r.iqm, odds))
-        mean = interval_text(r.mean, digits(r.mean))
+        mean = interval_text(r.mean, digits(r.mean.value))
         lines.append(f"| {label} | {mean} | {score} | {share_above(r)} | {r.seeds} | {better} |")
     confidence = f"{100 * c.runs[0].mean.confidence:g} %"
     lines += [
@@ -137,7 +137,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     better = "" if row.improvement is None else f"{row.improvement.value:.2f}"
     return (
         row.method,
-        interval_text(row.mean, digits(row.mean)),
+        interval_text(row.mean, digits(row.mean.value)),
         "" if row.iqm is None else interval_text(row.iqm, 2),
         _share(row.at_least_behaviour),
         _share(row.above_meta),
@@ -151,9 +151,9 @@ def interval_text(x: Interval, places: int) -> str:
     return value if math.isnan(x.low) else f"{value} [{x.low:.{places}f}, {x.high:.{places}f}]"
 
 
-def digits(x: Interval) -> int:
+def digits(value: float) -> int:
     """Enough decimals to tell the ends of an interval apart, without noise: 1287 but -4.97."""
-    size = abs(x.value)
+    size = abs(value)
     return 0 if size >= 1000 else 1 if size >= 100 else 2
 
 
