@@ -148,3 +148,20 @@ def test_smooth_features_evaluate_a_deterministic_policy_of_a_linear_system():
 def test_effective_sample_size_counts_equal_weights():
     assert effective_sample_size(np.ones(7)) == pytest.approx(7.0)
     assert effective_sample_size(np.array([1.0, 0.0, 0.0])) == pytest.approx(1.0)
+
+
+def test_stitched_rollouts_of_an_unstable_system_stay_near_the_log():
+    task = linear_task("system", 40, seed=0, act=2)
+    t = task.transitions
+    running_away = replace(task, transitions=replace(t, next_obs=(1.5 * t.obs + 0.1 * t.action).astype(np.float32)))
+    asked = []
+
+    def policy(obs):
+        asked.append(obs)
+        return np.zeros((len(obs), 2))
+
+    found = rollouts(Problem(running_away, 2000), Target(policy), Smooth.fit(running_away), count=20)
+    both = np.concatenate([t.obs, running_away.transitions.next_obs])
+    assert np.abs(np.concatenate(asked)).max() <= np.abs(both).max() * 2.01
+    assert np.isfinite(found.returns).all()
+    assert found.far > 0.9

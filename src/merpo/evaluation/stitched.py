@@ -33,6 +33,8 @@ def rollouts(
 
     In a finite MDP each step takes the next state and reward of a random logged transition of the same pair. Elsewhere
     it takes those that a ridge regression on the features predicts, and adds the residual of a near logged transition.
+    A regression can run away from the log: states are held within the logged range, widened by half its width (as in
+    imagination), rewards within the logged ones.
     A step is `far` when the nearest logged pair, in standardised (s, a), is beyond `reach` times the 95 % quantile of
     what separates logged pairs from the nearest of another episode; in a finite MDP when the pair was never logged.
     """
@@ -43,6 +45,9 @@ def rollouts(
     x, y = features(t.obs, t.action), np.concatenate([t.next_obs - t.obs, t.reward[:, None]], axis=1)
     slope = np.linalg.solve(x.T @ x + 1e-6 * len(x) * np.eye(x.shape[1]), x.T @ y)
     residual = y - x @ slope
+    both = np.concatenate([t.obs, t.next_obs])
+    low, high = both.min(0), both.max(0)
+    margin = 0.5 * (high - low)
     starts = t.obs[problem.task.episode_start[:-1]]
     obs = starts[rng.integers(0, len(starts), count)]
     alive, total, far, steps = np.ones(count, bool), np.zeros(count), 0.0, 0.0
@@ -54,7 +59,8 @@ def rollouts(
             obs, reward = t.next_obs[row], t.reward[row]
         else:
             change = features(obs, action) @ slope + residual[row]
-            obs, reward = obs + change[:, :-1], np.clip(change[:, -1], t.reward.min(), t.reward.max())
+            obs = np.clip(obs + change[:, :-1], low - margin, high + margin)
+            reward = np.clip(change[:, -1], t.reward.min(), t.reward.max())
         total = total + np.where(alive, problem.discount**h * reward, 0.0)
         alive = alive & ~t.terminated[row]
     return Stitched(float(total.mean()), total, far / max(steps, 1.0))
