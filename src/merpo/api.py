@@ -184,7 +184,7 @@ class Meta:
         report: Report,
     ) -> PolicySet:
         names = tuple(t.name for t in listed)
-        curves, errors = None, None
+        curves, errors, cloned = None, None, None
 
         def new() -> pipeline.NewTasks:
             return models or self.adapt_models(listed, checkpoint=checkpoint, report=report)
@@ -194,6 +194,7 @@ class Meta:
             with keeping(checkpoint, lambda: self._work(listed)) as keeper:
                 found = pipeline.adapt(self.learned, models, self.info, self.config, self.seeds, method, report, keeper)
             actor, curves, errors = found.actor, found.metrics, found.model_error
+            cloned = None if found.cloned is None else tuple(map(tuple, found.cloned.tolist()))
         elif method == "bc":
             actor = pipeline.clone_tasks(listed, self.learned.preparation, self.info, self.config, self.seeds)
         elif method == "meta-policy":
@@ -206,7 +207,9 @@ class Meta:
             raise ConfigError(f"method={method!r}: expected any of {', '.join(METHODS)}.")
         tree = PolicyTree(actor, self.learned.preparation)
         logs = tuple(LogSummary.of(t, self.info) for t in listed)
-        return PolicySet(method, tree, self.info, names, self.seeds, self.config, curves, errors, logs=logs)
+        return PolicySet(
+            method, tree, self.info, names, self.seeds, self.config, curves, errors, logs=logs, cloned=cloned
+        )
 
     def scratch_models(
         self, tasks: TaskSet | Sequence[TaskData], *, report: Report = pipeline.silent

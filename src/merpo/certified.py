@@ -120,8 +120,10 @@ def _chosen(
     picked = np.asarray(side_by_side(pick, places, AT_ONCE)).reshape(len(meta.seeds), len(learned))
     rows, tasks = np.indices(picked.shape)
     actor = jax.tree.map(lambda *x: jnp.stack(x)[picked, rows, tasks], *(s.tree.actor for s in sets))
+    known = [s.cloned for s in sets if s.cloned is not None]
+    cloned = tuple(map(tuple, np.stack(known)[picked, rows, tasks].tolist())) if known else None
     chosen = replace(
-        sets[0], tree=replace(sets[0].tree, actor=actor), config=meta.config, curves=None
+        sets[0], tree=replace(sets[0].tree, actor=actor), config=meta.config, curves=None, cloned=cloned
     )  # of several learning curves none is the chosen policies'
     return chosen, [[grid[k][0] for k in row] for row in picked.tolist()]
 

@@ -54,7 +54,8 @@ class Policy:
     certificate: Certificate | None = None
     """Whether it is better than what logged its data, where that was asked for."""
     stands_in: bool = False
-    """Whether this is the clone of the logged behaviour, in place of a policy that was refused a certificate."""
+    """Whether this is the clone of the logged behaviour, in place of a policy that was refused a certificate, or that
+    the model it was learned in takes for worse."""
     seed: int | None = None
     config: MerPOConfig | contextual.Settings | None = None
     log: LogSummary | None = None
@@ -126,6 +127,9 @@ class PolicySet:
     """Whether policies that were refused a certificate were kept; else clones stand in their place."""
     logs: tuple[LogSummary, ...] | None = None
     """The log of each task, in figures."""
+    cloned: tuple[tuple[bool, ...], ...] | None = None
+    """By seed and task, where the clone of the behaviour took the adapted policy's place because it would surely do
+    better (`merpo.algorithms.guard`); None: they were not compared."""
 
     def policy(self, task: int | str, seed: int | None = None) -> Policy:
         """One of them, by the task's name or position and by seed (default: the first)."""
@@ -139,7 +143,8 @@ class PolicySet:
         s = 0 if seed is None else self.seeds.index(seed)
         actor = jax.tree.map(lambda x: x[s, t], self.tree.actor)
         certificate = None if self.certificates is None else self.certificates[s][t]
-        stands_in = certificate is not None and not certificate.certified and not self.insisted
+        refused = certificate is not None and not certificate.certified and not self.insisted
+        stands_in = refused or (self.cloned is not None and self.cloned[s][t])
         return Policy(
             actor, self.tree.preparation, self.info, f"{self.method}/{self.tasks[t]}", certificate, stands_in,
             self.seeds[s], self.config, None if self.logs is None else self.logs[t],
@@ -164,6 +169,7 @@ class PolicySet:
             "certificates": self.certificates and [[c.to_json() for c in row] for row in self.certificates],
             "insisted": self.insisted,
             "logs": self.logs and [log.to_json() for log in self.logs],
+            "cloned": self.cloned and [list(row) for row in self.cloned],
         }
         save_checkpoint(Path(path), self.tree, meta, self.config)
 
@@ -181,5 +187,5 @@ class PolicySet:
         tree, _ = load_checkpoint(Path(path), eqx.filter_eval_shape(make), config)
         return PolicySet(
             head.method, tree, info, head.tasks, head.seeds, config,
-            certificates=head.certificates, insisted=head.insisted, logs=head.logs,
+            certificates=head.certificates, insisted=head.insisted, logs=head.logs, cloned=head.cloned,
         )  # fmt: skip

@@ -42,6 +42,8 @@ class Head:
     insisted: bool = True
     """Whether no clone stands in for a policy that was not certified; where the file does not say so, export asks."""
     logs: tuple[LogSummary, ...] | None = None
+    cloned: tuple[tuple[bool, ...], ...] | None = None
+    """Where the clone of the behaviour took the adapted policy's place, by seed and task."""
 
 
 def read_head(path: str | os.PathLike[str], kind: str) -> Head:
@@ -89,14 +91,21 @@ def _checked(meta: Mapping[str, Any], kind: str) -> Head:
     if logs is not None and not (isinstance(logs, list) and len(logs) == len(tasks)):
         raise ConfigError("logs: expected the figures of one log for each of the tasks.")
     read = tuple(LogSummary.from_json(x) for x in logs) if logs else None
-    rows = meta.get("certificates")
+    rows = _each(meta, "certificates", dict, len(seeds), len(tasks))
+    made = rows and tuple(tuple(Certificate.from_json(c) for c in row) for row in rows)
+    cloned = _each(meta, "cloned", bool, len(seeds), len(tasks))
+    return Head(config, info, seeds, method, tasks, network, made, insisted, read, cloned)
+
+
+def _each(meta: Mapping[str, Any], name: str, kind: type, seeds: int, tasks: int) -> tuple[tuple[Any, ...], ...] | None:
+    """One value for each of the seeds and tasks, or None where there are none."""
+    rows = meta.get(name)
     if rows is None:
-        return Head(config, info, seeds, method, tasks, network, None, insisted, read)
+        return None
     shaped = isinstance(rows, list) and [len(r) if isinstance(r, list) else -1 for r in rows]
-    if shaped != [len(tasks)] * len(seeds) or not all(isinstance(c, dict) for row in rows for c in row):
-        raise ConfigError("certificates: expected one for each of the seeds and tasks.")
-    made = tuple(tuple(Certificate.from_json(c) for c in row) for row in rows)
-    return Head(config, info, seeds, method, tasks, network, made, insisted, read)
+    if shaped != [tasks] * seeds or not all(isinstance(c, kind) for row in rows for c in row):
+        raise ConfigError(f"{name}: expected one for each of the seeds and tasks.")
+    return tuple(tuple(row) for row in rows)
 
 
 def _list(meta: Mapping[str, Any], name: str, kind: type) -> tuple[Any, ...]:

@@ -64,6 +64,9 @@ class MerPOConfig:
     """Tasks per outer iteration of the meta-model (all of them where there are fewer)."""
     bc_updates: int = 2_000
     """Gradient steps of behaviour cloning: the baseline, and the floor of the clone term under dual ascent."""
+    guard_steps: int = 0
+    """Imagined steps over which an adapted policy is compared with the clone of the behaviour, which takes its place
+    where it would surely do better (`merpo.algorithms.guard`); 0: it is not compared."""
     combo_beta: float | None = None
     """Conservatism of the rival COMBO, whom nothing else holds to the log; None: `rac.beta`."""
     group: int | None = None
@@ -78,6 +81,7 @@ class MerPOConfig:
         counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_batch", "meta_rows", "bc_updates")
         for name in (*counts, "tasks_per_iteration"):
             check_count(name, getattr(self, name))
+        check_count("guard_steps", self.guard_steps, least=0)
         check_group(self.group)
         if not 0.0 < self.meta_lr < 1.0:
             raise ConfigError(f"meta_lr={self.meta_lr}: expected a step size in (0, 1), e.g. 1e-3.")

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from merpo import devices
-from merpo.algorithms import merpo, rac
+from merpo.algorithms import guard, merpo, rac
 from merpo.algorithms.context import Context, choose_probes, fit_context
 from merpo.algorithms.health import Where, check_figures
 from merpo.algorithms.keeper import FORGETFUL, Keeper
@@ -57,6 +57,8 @@ class Adapted:
     actor: Actor
     metrics: dict[str, Float[np.ndarray, "round seed task"]]
     model_error: Float[np.ndarray, "seed task checks"]
+    cloned: Bool[np.ndarray, "seed task"] | None = None
+    """Where the clone of the behaviour took the policy's place (`guard`); None: not asked."""
 
 
 def termination_rule(info: SetInfo, preparation: Preparation) -> Termination:
@@ -279,6 +281,7 @@ def adapt(
     `merpo`: policy from pi_c, critics from the meta-critic, RAC against pi_c. There is no warm-up: these critics have
     values to begin with, and following the anchors alone would only take the policy from pi_c towards the log.
     `rac`: policy and critics from scratch, the objective without its last term: the learner without the meta-policy.
+    With `guard_steps` the clone of the behaviour takes a policy's place where it would surely do better (`guard`).
     """
     warm = method == "merpo" and config.warm_critic
     if method == "rac":  # there is nothing to balance
@@ -325,8 +328,19 @@ def adapt(
     state, metrics = run_rounds(
         advance, (learners, rings), parts, config.adapt_updates, where, report, keeper, f"adapt-{method}"
     )
-    actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), state[0].actor)
-    return Adapted(actors, metrics, new.error)
+    actors, cloned = state[0].actor, None
+    if config.guard_steps:
+        clones = behaviour if behaviour is not None else clone_policies(batch, keys, info, config).actor
+        kept = devices.called(
+            guard.keep_better, actors, clones, jobs, jax.random.key(10), steps=config.guard_steps,
+            group=devices.batched(config.group, config.rac.actor_hidden),
+        )  # fmt: skip
+        check_figures(
+            {"guard/lead": np.asarray(kept.lead)}, where, "comparing the policies with the behaviour's clones"
+        )
+        actors, cloned = kept.actor, np.asarray(kept.cloned).reshape(len(seeds), n)
+    actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), actors)
+    return Adapted(actors, metrics, new.error, cloned)
 
 
 def meta_policies(learned: Learned, new: NewTasks, seeds: Sequence[int]) -> Actor:

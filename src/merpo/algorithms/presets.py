@@ -104,6 +104,7 @@ STANDARD = MerPOConfig(
     train_updates=16_000,
     adapt_updates=12_000,
     bc_updates=3000,
+    guard_steps=20,
     combo_beta=10.0,
     meta_steps=10,
     meta_batch=256,

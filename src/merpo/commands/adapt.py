@@ -190,6 +190,7 @@ def adapt(
                 else:
                     policies = meta.adapt_many(tasks, method, models=models, checkpoint=states, report=named)
                 policies.save(folder / "policies" / f"{method}.safetensors")
+                tell_cloned(policies)
                 if policies.curves and isinstance(meta, merpo.Meta):
                     rounds = len(next(iter(policies.curves.values())))
                     save_curves(folder, method, policies.curves, metas.get(method, meta).config.adapt_updates // rounds)
@@ -203,6 +204,21 @@ def adapt(
             record.save(folder)
         states.clear()
     return {m: found[m] for m in ordered}
+
+
+def tell_cloned(policies: merpo.PolicySet) -> None:
+    """Say where the clone of the behaviour took an adapted policy's place."""
+    places = [
+        f"{task} (seed {seed})"
+        for seed, row in zip(policies.seeds, policies.cloned or (), strict=False)
+        for task, cloned in zip(policies.tasks, row, strict=True)
+        if cloned
+    ]
+    if places:
+        say(
+            f"{policies.method}: the clone of the logged behaviour, which does better in the model that the policy was"
+            f" learned in, takes its place for {', '.join(places)}"
+        )
 
 
 def _varied(

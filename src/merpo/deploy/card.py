@@ -67,8 +67,16 @@ class Exportable(Protocol):
 
 def sentence(policy: Exportable) -> str:
     """What is known of the policy's safety, in one sentence."""
+    stead = (
+        "The adapted policy does worse than the clone of the logged behaviour in the model that it was learned in; this"
+        " is the clone in its place. "
+    )
     if policy.certificate is None:
-        return "No certificate was asked for: nothing is known about whether this policy improves on what runs today."
+        return (stead if policy.stands_in else "") + (
+            "No certificate was asked for: nothing is known about whether this policy improves on what runs today."
+        )
+    if policy.stands_in and policy.certificate.certified:
+        return stead + policy.certificate.sentence
     if policy.stands_in:
         return (
             "The adapted policy was refused a certificate; this is the clone of the logged behaviour in its place. "

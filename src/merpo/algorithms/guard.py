@@ -1,0 +1,102 @@
+"""Would the behaviour's clone do better than the adapted policy? Asked of the model that the policy was learned in.
+
+A policy optimised in its task's model should return more there than the behaviour it was held to. Where
+
+    lead = E_{s ~ D}[ R_H(clone; s) - R_H(pi; s) ]
+
+is positive all the same, by `SURE` standard errors and in every elite, adapting has failed (as where the log is small
+or its actions are noise, and the policy has learned that noise by heart), and the clone takes the policy's place. R_H
+is the undiscounted return of H imagined steps of the deterministic policy from a logged state; the noise is the same.
+The comparison leans to the adapted policy: the model errs in favour of what was optimised in it, while the clone stays
+where the log is. Nothing of the kind holds for pi_c, which may leave the log as far as the adapted policy does.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from merpo.algorithms.merpo import Jobs
+from merpo.devices import map_jobs
+from merpo.dynamics.ensemble import TargetScale
+from merpo.dynamics.fit import FittedModel
+from merpo.dynamics.imagination import imagine
+from merpo.dynamics.termination import Termination
+from merpo.networks import Actor
+
+ROWS = 120
+"""Logged states per elite that rollouts start from."""
+SURE = 2.0
+"""Standard errors by which the clone has to lead."""
+
+
+class Guarded(eqx.Module):
+    """What is kept of every job."""
+
+    actor: Actor
+    cloned: Bool[Array, "*job"]
+    """Whether it is the clone."""
+    lead: Float[Array, "*job"]
+    """The least lower bound of the clone's lead over the elites, in prepared rewards per rollout."""
+
+
+def returns(
+    actor: Actor,
+    fitted: FittedModel,
+    scale: TargetScale,
+    termination: Termination,
+    start: Float[Array, "row obs"],
+    key: PRNGKeyArray,
+    steps: int,
+) -> Float[Array, "elite part"]:
+    """R_H of the rows of `start`, which are dealt evenly among the elites (their number must be a multiple)."""
+
+    def act(obs: Float[Array, "*n obs"], k: PRNGKeyArray) -> Float[Array, "*n act"]:
+        del k
+        return actor(obs).mode()
+
+    rows, valid = imagine(fitted, scale, act, start, key, steps, termination)
+    reward = jnp.where(valid, rows.reward, 0.0).reshape(steps, fitted.elites.shape[0], -1)
+    return jnp.sum(reward, axis=0)
+
+
+def least_lead(clone: Float[Array, "elite part"], policy: Float[Array, "elite part"]) -> Float[Array, ""]:
+    """The lower bound of the mean difference, in the elite where it is least."""
+    lead = clone - policy
+    error = jnp.std(lead, axis=1, ddof=1) / jnp.sqrt(lead.shape[1])
+    return jnp.min(jnp.mean(lead, axis=1) - SURE * error)
+
+
+@partial(jax.jit, static_argnames=("steps", "group", "mesh"))
+def keep_better(
+    actors: Actor,
+    clones: Actor,
+    jobs: Jobs,
+    key: PRNGKeyArray,
+    *,
+    steps: int,
+    group: int,
+    mesh: Mesh | None = None,
+) -> Guarded:
+    """Of every job the adapted policy, or the clone where that surely leads ([job] leaves)."""
+
+    def one(jobs: Jobs, args: tuple[Any, ...]) -> Guarded:
+        actor, clone, task, seed, fitted = args
+        k_start, k_roll = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, seed), task))
+        index = jax.random.randint(k_start, (ROWS * fitted.elites.shape[0],), 0, jobs.size[task])
+        start = jobs.data.obs[task, index]
+        both = jax.tree.map(lambda *x: jnp.stack(x), actor, clone)
+        policy, other = jax.lax.map(
+            lambda a: returns(a, fitted, jobs.scale, jobs.termination, start, k_roll, steps), both
+        )
+        lead = least_lead(other, policy)
+        kept = jax.tree.map(lambda a, b: jnp.where(lead > 0.0, b, a), actor, clone)
+        return Guarded(kept, lead > 0.0, lead)
+
+    return map_jobs(one, jobs, (actors, clones, jobs.task, jobs.seed, jobs.fitted), group, mesh)
