@@ -167,3 +167,15 @@ def test_the_card_says_that_the_clone_stands_in(learned):
     found = replace(learned.adapt_many(linear_set(2, 6).tasks, "bc"), cloned=((True, False),))
     assert "the clone of the logged behaviour" in sentence(found.policy(0))
     assert "the clone" not in sentence(found.policy(1))
+
+
+def test_adapt_says_for_which_tasks_the_clone_stands_in(learned, capsys):
+    from merpo.commands.adapt import tell_cloned
+
+    found = learned.adapt_many(linear_set(2, 6).tasks, "bc")
+    tell_cloned(found)
+    assert not capsys.readouterr().out
+    tell_cloned(replace(found, cloned=((False, True),)))
+    said = capsys.readouterr().out
+    assert f"{found.tasks[1]} (seed 1)" in said
+    assert found.tasks[0] not in said

@@ -336,7 +336,7 @@ def adapt(
             group=devices.batched(config.group, config.rac.actor_hidden),
         )  # fmt: skip
         check_figures(
-            {"guard/lead": np.asarray(kept.lead)}, where, "comparing the policies with the behaviour's clones"
+            {"dynamics/lead": np.asarray(kept.lead)}, where, "comparing the policies with the behaviour's clones"
         )
         actors, cloned = kept.actor, np.asarray(kept.cloned).reshape(len(seeds), n)
     actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), actors)
