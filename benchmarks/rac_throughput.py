@@ -44,7 +44,8 @@ import numpy as np
 
 from merpo import RACConfig
 from merpo.algorithms import merpo, rac
-from merpo.algorithms.merpo import Jobs, MerPOConfig
+from merpo.algorithms.merpo import Jobs
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.data.types import Transitions
 from merpo.devices import map_groups

@@ -29,7 +29,7 @@ import numpy as np
 
 import merpo
 from merpo.algorithms import pipeline
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.presets import STANDARD
 from merpo.evaluation import evaluate_policies, task_id
 from merpo.policies import PolicySet, PolicyTree

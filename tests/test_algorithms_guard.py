@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import merpo
-from merpo import DynamicsConfig, MerPOConfig, RACConfig
+from merpo import DynamicsConfig, MerPOConfig, RACConfig, api
 from merpo.algorithms import guard, pipeline
 from merpo.algorithms.rac import Weights
+from merpo.data import Preparation
 from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import predict
 from merpo.dynamics.termination import Termination
@@ -120,7 +121,12 @@ TINY = MerPOConfig(
 
 @pytest.fixture(scope="module")
 def learned():
-    return merpo.MerPO(TINY, seed=1).fit(linear_set(2, 6))
+    """A meta-model and a meta-policy that have learned nothing but the units of the data: adapting them is enough here."""
+    data = linear_set(2, 6)
+    preparation = Preparation.fit(data)
+    fresh = api.unlearned(data.info, TINY, (1,))
+    scale = pipeline._scale(data.tasks, preparation)
+    return merpo.Meta(replace(fresh, scale=scale, preparation=preparation), data.info, TINY, (1,))
 
 
 def same(a, b) -> bool:
@@ -141,16 +147,12 @@ def test_adapting_keeps_the_clone_of_the_whole_log(learned, monkeypatch, tmp_pat
     assert again.policy(0).stands_in
 
 
-def test_without_guard_steps_nothing_is_compared(learned):
-    plain = replace(learned, config=replace(TINY, guard_steps=0))
-    found = plain.adapt_many(linear_set(2, 6).tasks)
-    assert found.cloned is None
-    assert not found.policy(0).stands_in
+def test_a_negative_number_of_steps_is_refused():
     with pytest.raises(ConfigError, match="guard_steps=-1"):
         replace(TINY, guard_steps=-1)
 
 
-@pytest.mark.parametrize("cloned", [((True,),), ((True, 1),), ((True, False), (True, False)), "yes"])
+@pytest.mark.parametrize("cloned", [((True,),), ((True, False), (True, False))])
 def test_a_record_of_clones_that_does_not_fit_is_refused(learned, tmp_path, cloned):
     found = learned.adapt_many(linear_set(2, 6).tasks, "bc")
     path = tmp_path / "p.safetensors"

@@ -100,6 +100,7 @@ def test_fit_reports_and_keeps_its_curves(fitted):
 
 def test_only_fresh_critics_are_waited_for(fitted, adapted, data):
     """Critics from the meta-critic have values: no warm-up, in which the policy would only follow its anchors."""
+    assert adapted.cloned is None  # no `guard_steps`, nothing compared
     obs = np.random.default_rng(0).normal(size=(7, 2))
 
     def actions(settings):

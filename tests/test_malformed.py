@@ -27,7 +27,7 @@ import merpo
 from merpo import cli
 from merpo.algorithms import rac
 from merpo.algorithms.context import Context
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.pipeline import Learned
 from merpo.commands import train as train_module
 from merpo.commands.record import DataRef, RunRecord, read_record

@@ -11,7 +11,7 @@ import pytest
 
 import browser
 import toys
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.commands import traces as traces_module
 from merpo.data import TaskSet, info
 from merpo.dynamics.calibration import LEVELS, ModelCheck

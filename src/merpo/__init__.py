@@ -1,7 +1,7 @@
 """merpo: model-based offline meta-reinforcement learning."""
 
 from merpo import devices, distributed, rivals
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.rac import RACConfig
 from merpo.api import MerPO, Meta, load
 from merpo.data import SetInfo, TaskData, TaskSet, Transitions, from_arrays

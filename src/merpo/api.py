@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from merpo import precision
 from merpo.algorithms import pipeline, rac
 from merpo.algorithms.context import Context
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.pipeline import Learned, Report
 from merpo.algorithms.presets import default_config
 from merpo.algorithms.rivals import adapt as rivals

@@ -18,7 +18,7 @@ from merpo.evaluation.offpolicy import Target
 from merpo.guarantee.certificate import Certificate, CertificateConfig, certify, choose, split_log
 
 if TYPE_CHECKING:
-    from merpo.algorithms.merpo import MerPOConfig
+    from merpo.algorithms.merpo_config import MerPOConfig
     from merpo.api import Meta
     from merpo.data import TaskData
     from merpo.policies import PolicySet

@@ -92,7 +92,7 @@ def by_device(work: Callable[[Any, Any], Any], shared: Any, packed: Any, mesh: M
     return jax.tree.map(lambda x: x[:count], done) if fill else done
 
 
-NARROW, HANDFUL = 64, 10
+NARROW_LAYERS, HANDFUL = 64, 10
 """Width of hidden layers up to which a CPU is faster with this many jobs in one batched product."""
 
 
@@ -108,7 +108,7 @@ def batched(group: int | None, widths: Sequence[int] = ()) -> int:
         return group
     if accelerated():
         return sys.maxsize
-    return HANDFUL if widths and max(widths) <= NARROW else 1
+    return HANDFUL if widths and max(widths) <= NARROW_LAYERS else 1
 
 
 def map_groups(one: Callable[[Any], Any], packed: Any, group: int) -> Any:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.rivals import contextual
 from merpo.algorithms.rivals.policies import PolicyNet, describe, skeleton
 from merpo.data import LogSummary, Preparation, SetInfo

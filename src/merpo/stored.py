@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.rivals.contextual import CONFIGS, CONTEXT
 from merpo.algorithms.rivals.policies import check_description
 from merpo.data import LogSummary, SetInfo

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.errors import DivergenceError
 
 VALUES = ("critic/q_data", "critic/q_policy", "critic/gap", "actor/q", "rac/value_scale")

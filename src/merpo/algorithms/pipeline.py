@@ -18,7 +18,8 @@ from merpo.algorithms import guard, merpo, rac
 from merpo.algorithms.context import Context, choose_probes, fit_context
 from merpo.algorithms.health import Where, check_figures
 from merpo.algorithms.keeper import FORGETFUL, Keeper
-from merpo.algorithms.merpo import Jobs, MerPOConfig, MetaState
+from merpo.algorithms.merpo import Jobs, MetaState
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.rac import Weights
 from merpo.algorithms.rounds import Report, run_rounds, silent
 from merpo.algorithms.stages import (

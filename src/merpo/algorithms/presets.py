@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.rac import RACConfig
 from merpo.data import TaskData, action_noise
 from merpo.data.types import SetInfo

@@ -17,7 +17,7 @@ from merpo import devices
 from merpo.algorithms import bc
 from merpo.algorithms.health import Where, check_figures, check_state
 from merpo.algorithms.keeper import FORGETFUL, Keeper
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.threads import side_by_side
 from merpo.data.prepare import Preparation
@@ -27,7 +27,7 @@ from merpo.dynamics.ensemble import POOL_CHUNK, DynamicsConfig, Ensemble, Target
 from merpo.dynamics.fit import FittedModel, Rows
 from merpo.networks import Actor
 
-SCRATCH = 5
+FROM_SCRATCH = 5
 """Gradient steps of a model from scratch, in those of an adaptation from the meta-model: enough for its hold-out error
 to stop falling, where the best parameters on the hold-out are kept."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from merpo import api, rivals
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.presets import default_config
 from merpo.algorithms.rivals import adapt as single
 from merpo.algorithms.rivals import contextual

@@ -122,7 +122,7 @@ def _check(record: RunRecord) -> None:
 
 def run_config(folder: Path) -> Any:
     """The settings that a run was trained with: a `MerPOConfig`, or those of a context learner."""
-    from merpo.algorithms.merpo import MerPOConfig
+    from merpo.algorithms.merpo_config import MerPOConfig
     from merpo.algorithms.rivals.contextual import CONFIGS
 
     return read_config(folder, MerPOConfig, *CONFIGS)

@@ -25,7 +25,7 @@ LATER = (RECORD, "policies/*.safetensors", "curves/*", "results.*", "certificate
 """What a run's later commands leave: nothing of it may be found beside a new run."""
 
 if TYPE_CHECKING:
-    from merpo.algorithms.merpo import MerPOConfig
+    from merpo.algorithms.merpo_config import MerPOConfig
     from merpo.data import TaskSet
 
 
@@ -245,7 +245,7 @@ def rival_settings(data: TaskSet, options: Train) -> Any:
 
 def read_settings(data: TaskSet, path: Path | None) -> MerPOConfig:
     """The defaults for the data, with the settings of a JSON file in their place."""
-    from merpo.algorithms.merpo import MerPOConfig
+    from merpo.algorithms.merpo_config import MerPOConfig
     from merpo.algorithms.presets import default_config
     from merpo.runs import from_json, merged, to_json
 

@@ -26,7 +26,7 @@ NEAREST = 1e-3
 """States closer than this per column, in standard deviations, are always near each other."""
 APART = 0.5
 """Share of a test task's states near training states below which it is reported."""
-NARROW = 0.3
+FEW_ACTIONS = 0.3
 """Share of the action range used below which it is reported."""
 REPEATABLE = 0.02
 """Median difference of actions at neighbouring states, in standard deviations, below which they are a function of
@@ -146,7 +146,7 @@ def coverage_findings(covered: Coverage, about: SetInfo) -> Iterator[Finding]:
             message = f"task {task.name!r}: only {task.overlap:.0%} of its states lie near those of the training tasks."
             advice = "The meta-model extrapolates there: train on tasks or behaviours that visit such states."
             yield Finding("warning", "unseen-states", message, advice, task.name)
-        if task.actions < NARROW:
+        if task.actions < FEW_ACTIONS:
             message = f"task {task.name!r}: its actions use {task.actions:.0%} of the range within their bounds."
             advice = "Nothing is known of other actions; if the bounds are too wide, correct them."
             yield Finding("warning", "narrow-actions", message, advice, task.name)

@@ -24,7 +24,7 @@ import numpy as np
 
 from merpo import devices
 from merpo.algorithms.keeper import FORGETFUL, Keeper, Together
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.data.types import SetInfo, TaskData
 from merpo.errors import ConfigError, DivergenceError, StorageError, VersionWarning
 from merpo.files import read_json, storage_error, write_atomic

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from merpo.algorithms import pipeline
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.pipeline import Learned, NewTasks
 from merpo.algorithms.rivals import combo, iql, td3bc
 from merpo.algorithms.rivals.iql import IQLConfig

@@ -16,10 +16,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.pipeline import Learned, NewTasks, termination_rule
 from merpo.algorithms.rounds import Report, silent
-from merpo.algorithms.stages import SCRATCH, fresh_models, make_batch
+from merpo.algorithms.stages import FROM_SCRATCH, fresh_models, make_batch
 from merpo.data.types import SetInfo, TaskData
 
 
@@ -42,7 +42,7 @@ def scratch_models(
     """The new tasks with models from their own logs alone; of `learned` only the units are used."""
     batch = make_batch(tasks, learned.preparation, config, seed=1)
     rule = termination_rule(info, learned.preparation)
-    steps = SCRATCH * config.dynamics.adapt_steps
+    steps = FROM_SCRATCH * config.dynamics.adapt_steps
     fitted, errors = fresh_models(batch, learned.scale, info, config.dynamics, steps, rule.learned, seeds)
     report("models from scratch", len(seeds), len(seeds), {"error": float(np.mean(errors[..., -1]))})
     return NewTasks(tuple(t.name for t in tasks), batch, rule, fitted, errors)

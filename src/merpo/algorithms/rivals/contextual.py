@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from merpo.algorithms.merpo import MerPOConfig
+from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.presets import SMALL
 from merpo.algorithms.rivals import cbcq, csro, encoders, focal, mbml, pearl, unicorn
 from merpo.algorithms.rivals.bcq import BCQConfig

@@ -28,7 +28,7 @@ from merpo.algorithms.rivals.running import Algorithm, draw_rows, every_job, run
 from merpo.algorithms.rivals.settings import check_counts, check_weights
 from merpo.algorithms.rivals.td import Trained
 from merpo.algorithms.rounds import Report, silent
-from merpo.algorithms.stages import SCRATCH, Batch, fresh_models
+from merpo.algorithms.stages import FROM_SCRATCH, Batch, fresh_models
 from merpo.data.types import SetInfo, Stacked, TaskData, Transitions, stack
 from merpo.devices import batched
 from merpo.dynamics.ensemble import DynamicsConfig, TargetScale, fit_scale
@@ -139,7 +139,7 @@ def teach(
     )
     batch = Batch(stacked, split_rows(ready, config.dynamics, 0))
     steps = config.dynamics.adapt_steps
-    models, _ = fresh_models(batch, scale, info, config.dynamics, SCRATCH * steps, False, seeds)
+    models, _ = fresh_models(batch, scale, info, config.dynamics, FROM_SCRATCH * steps, False, seeds)
     teachers, models = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), (teachers, models))
     return Lessons(stacked, teachers, models, scale)
 
