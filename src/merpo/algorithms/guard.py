@@ -24,10 +24,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from merpo.algorithms.merpo import Jobs
 from merpo.devices import map_jobs
-from merpo.dynamics.ensemble import TargetScale
-from merpo.dynamics.fit import FittedModel
-from merpo.dynamics.imagination import imagine
-from merpo.dynamics.termination import Termination
+from merpo.dynamics.imagination import imagined_returns
 from merpo.networks import Actor
 
 ROWS = 120
@@ -44,26 +41,6 @@ class Guarded(eqx.Module):
     """Whether it is the clone."""
     lead: Float[Array, "*job"]
     """The least lower bound of the clone's lead over the elites, in prepared rewards per rollout."""
-
-
-def returns(
-    actor: Actor,
-    fitted: FittedModel,
-    scale: TargetScale,
-    termination: Termination,
-    start: Float[Array, "row obs"],
-    key: PRNGKeyArray,
-    steps: int,
-) -> Float[Array, "elite part"]:
-    """R_H of the rows of `start`, which are dealt evenly among the elites (their number must be a multiple)."""
-
-    def act(obs: Float[Array, "*n obs"], k: PRNGKeyArray) -> Float[Array, "*n act"]:
-        del k
-        return actor(obs).mode()
-
-    rows, valid = imagine(fitted, scale, act, start, key, steps, termination)
-    reward = jnp.where(valid, rows.reward, 0.0).reshape(steps, fitted.elites.shape[0], -1)
-    return jnp.sum(reward, axis=0)
 
 
 def least_lead(clone: Float[Array, "elite part"], policy: Float[Array, "elite part"]) -> Float[Array, ""]:
@@ -93,7 +70,7 @@ def keep_better(
         start = jobs.data.obs[task, index]
         both = jax.tree.map(lambda *x: jnp.stack(x), actor, clone)
         policy, other = jax.lax.map(
-            lambda a: returns(a, fitted, jobs.scale, jobs.termination, start, k_roll, steps), both
+            lambda a: imagined_returns(a, fitted, jobs.scale, jobs.termination, start, k_roll, steps), both
         )
         lead = least_lead(other, policy)
         kept = jax.tree.map(lambda a, b: jnp.where(lead > 0.0, b, a), actor, clone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -70,6 +71,32 @@ def imagine(
     _, (out, valid) = jax.lax.scan(step, (grouped, alive), jax.random.split(key, length))
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), out)
     return flat, valid.reshape(-1)
+
+
+def imagined_returns(
+    actor: Callable[[Float[Array, "*n obs"]], Any],
+    fitted: FittedModel,
+    scale: TargetScale,
+    termination: Termination,
+    start: Float[Array, "row obs"],
+    key: PRNGKeyArray,
+    steps: int,
+    discount: float = 1.0,
+) -> Float[Array, "elite part"]:
+    """Return of `steps` steps of the deterministic action, `actor(obs).mode()`, from every row of `start`.
+
+    All in prepared units. The rows are dealt among the elites, so that their number must be a multiple of theirs.
+    """
+
+    def act(obs: Float[Array, "*n obs"], k: PRNGKeyArray) -> Float[Array, "*n act"]:
+        del k
+        action: Float[Array, "*n act"] = actor(obs).mode()
+        return action
+
+    rows, valid = imagine(fitted, scale, act, start, key, steps, termination)
+    reward = jnp.where(valid, rows.reward, 0.0).reshape(steps, fitted.elites.shape[0], -1)
+    weight = discount ** jnp.arange(steps, dtype=jnp.float32)
+    return jnp.sum(weight[:, None, None] * reward, axis=0)
 
 
 class Ring(eqx.Module):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from merpo.dynamics.ensemble import TargetScale
 from merpo.dynamics.fit import FittedModel
-from merpo.dynamics.imagination import imagine
+from merpo.dynamics.imagination import imagined_returns
 from merpo.dynamics.termination import Termination
 
 
@@ -32,12 +32,4 @@ def imagined_return(
     Each row keeps to one elite: their number must be a multiple of that of the elites. The action is
     `actor(obs).mode()`.
     """
-
-    def act(obs: Float[Array, "*n obs"], k: PRNGKeyArray) -> Float[Array, "*n act"]:
-        del k
-        return actor(obs).mode()
-
-    rows, valid = imagine(fitted, scale, act, start, key, horizon, termination)
-    reward = jnp.where(valid, rows.reward, 0.0).reshape(horizon, -1)
-    weight = discount ** jnp.arange(horizon, dtype=jnp.float32)
-    return jnp.mean(jnp.sum(weight[:, None] * reward, axis=0))
+    return jnp.mean(imagined_returns(actor, fitted, scale, termination, start, key, horizon, discount))
