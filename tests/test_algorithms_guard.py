@@ -14,6 +14,7 @@ from merpo.algorithms import guard, pipeline
 from merpo.algorithms.rac import Weights
 from merpo.data import Preparation
 from merpo.dynamics.fit import FittedModel
+from merpo.dynamics.imagination import imagined_returns
 from merpo.dynamics.termination import Termination
 from merpo.errors import ConfigError, StorageError
 from test_algorithms_balance import NEVER, still
@@ -67,6 +68,10 @@ def test_the_clone_is_kept_where_it_leads_and_nowhere_else():
     assert np.all(one.cloned != other.cloned)
     assert not np.any(same.cloned)
     np.testing.assert_allclose(same.lead, 0.0, atol=1e-6)
+    for j, size in enumerate((30, 18)):
+        start, key = jobs.data.obs[j, :size], jax.random.key(5)
+        mean = [imagined_returns(p, agreed(), unit_scale(3), NEVER, start, key, 4).mean() for p in (left, right)]
+        assert bool(one.cloned[j]) == bool(mean[1] > mean[0])
     for found, policy, clone in ((one, left, right), (other, right, left)):
         for j in range(2):
             expected = clone if bool(found.cloned[j]) else policy
