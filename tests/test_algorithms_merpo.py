@@ -13,7 +13,7 @@ from merpo import ConfigError, DynamicsConfig, MerPOConfig, RACConfig
 from merpo.algorithms import bc
 from merpo.algorithms import meta as meta_module
 from merpo.algorithms.meta import meta_critic_loss, meta_policy_loss, meta_steps
-from merpo.algorithms.presets import NARROW, SMALL, STANDARD, default_config
+from merpo.algorithms.presets import NARROW, RANDOM, SMALL, STANDARD, default_config
 from merpo.data import action_noise
 from merpo.data.types import SetInfo, TaskData, Transitions
 from merpo.networks import TanhGaussian
@@ -210,7 +210,8 @@ def test_default_settings_of_small_systems_follow_the_behaviour_s_noise():
     for share, expected in ((0.1, NARROW), (1.0, SMALL)):
         assert default_config(info, [log(share)]) is expected
     assert action_noise([]) is None
-    assert default_config(replace(info, obs_dim=17), [log(0.1)]) is STANDARD
+    for share, expected in ((0.1, STANDARD), (0.5, STANDARD), (1.0, RANDOM)):
+        assert default_config(replace(info, obs_dim=17), [log(share)]) is expected
 
 
 @pytest.mark.parametrize(("tasks", "states"), [(1, 256), (2, 256), (5, 256), (6, 214), (20, 64), (2000, 1)])

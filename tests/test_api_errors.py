@@ -108,6 +108,21 @@ def test_load_generates_once(tmp_path):
     np.testing.assert_array_equal(first[0].transitions.obs, again[0].transitions.obs)
 
 
+def test_a_set_that_another_process_generated_meanwhile_is_taken(tmp_path, monkeypatch):
+    generate, root = merpo.tasks.generate, tmp_path / "data"
+
+    def slower_than_another(*args):
+        made = generate(*args)
+        merpo.data.save(made, "point-robot-wind/random-e1-s0", root)
+        return made
+
+    monkeypatch.setattr(merpo.tasks, "generate", slower_than_another)
+    assert len(merpo.load("point-robot-wind/random", episodes=1, root=root)) == 50
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file"):  # what could not be stored for another reason is told
+        merpo.load("point-robot-wind/random", episodes=1, root=tmp_path / "file")
+
+
 def test_a_set_of_other_behaviour_policies_is_not_taken_for_todays(tmp_path):
     """Its name is today's, its numbers are not; under its full name, asked for on purpose, it is still there."""
     name, full = "ant-fwd-back/random", "ant-fwd-back/random-e1-s0"

@@ -309,6 +309,38 @@ def test_uneven_logs():
     assert found.policy("tiny")(np.zeros(2)).shape == (1,)
 
 
+def test_a_small_log_has_updates_in_proportion(fitted, data):
+    """Each task ends where an adaptation of its own number of updates ends, whatever the others have beside it."""
+    meta, logs = fitted[0], [data.test[0].select([0]), data.test[1]]
+    assert [len(t) for t in logs] == [20, 60]
+
+    def adapted(method="merpo", **changes):
+        return replace(meta, config=replace(TINY, **changes)).adapt_many(logs, method, models=models)
+
+    models = meta.adapt_models(logs)
+    found = adapted(adapt_updates=24, adapt_passes=1)  # four real rows an update, four updates a round: 5 -> 8, 15 -> 16
+    for task, updates in enumerate((8, 16)):
+        own = adapted(adapt_updates=updates)
+        for a, b in zip(jax.tree.leaves(found.tree.actor), jax.tree.leaves(own.tree.actor), strict=True):
+            np.testing.assert_array_equal(a[:, task], b[:, task])
+        for name, curve in own.curves.items():
+            np.testing.assert_array_equal(found.curves[name][: updates // 4, :, task], curve[:, :, task])
+            assert (found.curves[name][updates // 4 :, :, task] == curve[-1, :, task]).all()
+    assert len(found.curves["actor/q"]) == 4
+    assert len(adapted("rac", adapt_updates=24, adapt_passes=1).curves["actor/q"]) == 6
+    assert [replace(TINY, adapt_passes=2).updates_for(n) for n in (1, 8, 9, 10**6)] == [4, 4, 8, 8]
+
+
+def test_new_tasks_have_their_own_divergence(fitted, data):
+    meta = replace(fitted[0], config=replace(TINY, adapt_behaviour="density"))
+    models = meta.adapt_models(data.test)
+    for method in ("merpo", "rac"):
+        assert "actor/behaviour" in meta.adapt_many(data.test, method, models=models).curves
+    assert "actor/clone" in fitted[0].curves
+    with pytest.raises(ConfigError, match="adapt_behaviour.*density"):
+        from_json(MerPOConfig, {**to_json(TINY), "adapt_behaviour": "kl"})
+
+
 def test_adapting_with_a_certificate_falls_back_to_the_clone(fitted, data, tmp_path):
     """Logs of a few episodes certify nothing: what is returned is the clone, unless one insists."""
     meta = fitted[0]

@@ -43,16 +43,11 @@ dynamics = { hidden = [4], members = 2, elites = 1, batch = 8, adapt_steps = 2, 
 """
 
 
-@pytest.fixture(autouse=True, scope="module")
-def promotion(home):
-    before = jax.config.values["jax_numpy_dtype_promotion"]
-    jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax, see test_cli_commands
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", before)
+pytestmark = pytest.mark.usefixtures("home", "whole_commands")
 
 
 @pytest.fixture(scope="module")
-def real(home):
+def real(home, whole_commands):
     """A tiny study from the command line, its MerPO as good as unlearned: what is stored of it is read and adapted."""
 
     class Quick(merpo.MerPO):

@@ -23,6 +23,7 @@ from rival_cases import tiny
 from test_api_fit import TINY
 from toys import actor, linear_info, linear_set, linear_task
 
+pytestmark = pytest.mark.usefixtures("whole_commands")
 OBS = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
 
 

@@ -90,7 +90,12 @@ def load(
         return found
     if family in families() and quality in QUALITIES:
         made = generate(family, quality, episodes, seed)
-        storage.save(made, generated, root, env_spec=env_specs(made))
+        try:
+            storage.save(made, generated, root, env_spec=env_specs(made))
+        except StorageError:
+            if generated not in {entry.name for entry in storage.list_sets(root)}:
+                raise
+            # Another process has generated the same set in the meantime.
         return storage.load(generated, root)
     if quality and family in families():
         raise UnknownNameError(f"name={name!r}: unknown quality {quality!r}; expected one of {', '.join(QUALITIES)}.")

@@ -310,13 +310,19 @@ def adapt_chunk(
     config: MerPOConfig,
     mesh: Mesh | None = None,
 ) -> tuple[Learner, Ring, dict[str, Float[Array, "round job"]]]:
-    """`rounds` rounds of RAC on new tasks against their fixed anchors `held` ([job] leaves)."""
+    """`rounds` rounds of RAC on new tasks against their fixed anchors `held` ([job] leaves).
+
+    A job that has all the updates its `pace` speaks of stays as it is; its figures are then those of updates that are
+    not made.
+    """
 
     def body(carry, i):
-        learners, rings = carry
+        before, rings = carry
         k_imagine, k_rac = jax.random.split(jax.random.fold_in(key, start + i))
-        learners, rings = imagine_jobs(learners, rings, jobs, held, k_imagine, gamma, config, mesh)
+        learners, rings = imagine_jobs(before, rings, jobs, held, k_imagine, gamma, config, mesh)
         learners, metrics = rac_jobs(learners, rings, jobs, held, k_rac, config.rac.imagine_every, gamma, config, mesh)
+        done = before.step.astype(jnp.float32) * jobs.weights.pace > 1.0 - 0.5 * jobs.weights.pace
+        learners = jax.tree.map(lambda old, new: jax.vmap(jnp.where)(done, old, new), before, learners)
         return (learners, rings), metrics
 
     (learners, rings), metrics = jax.lax.scan(body, (learners, rings), jnp.arange(rounds))

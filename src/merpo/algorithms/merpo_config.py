@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from merpo import precision
-from merpo.algorithms.rac_config import RACConfig
+from merpo.algorithms.rac_config import BehaviourTerm, RACConfig
 from merpo.dynamics.ensemble import DynamicsConfig
 from merpo.errors import LARGEST_WIDTH, ConfigError, check_count, check_group
 
@@ -23,6 +24,11 @@ class MerPOConfig:
     """RAC updates of every training task."""
     adapt_updates: int = 5_000
     """RAC updates of a new task."""
+    adapt_passes: int = 0
+    """Most times that MerPO's adaptation goes through a new task's log: fewer updates where the log is small, of which
+    a policy otherwise learns the noise by heart (`updates_for`); 0: always `adapt_updates`."""
+    adapt_behaviour: BehaviourTerm | None = None
+    """`rac.behaviour` of new tasks; None: as in meta-training."""
     meta_every: int = 10
     """RAC updates between two visits to the meta-policy and meta-critic."""
     meta_steps: int = 5
@@ -60,7 +66,11 @@ class MerPOConfig:
         counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_batch", "meta_rows", "bc_updates")
         for name in (*counts, "tasks_per_iteration"):
             check_count(name, getattr(self, name))
-        check_count("guard_steps", self.guard_steps, least=0)
+        for name in ("guard_steps", "adapt_passes"):
+            check_count(name, getattr(self, name), least=0)
+        if self.adapt_behaviour not in (None, *get_args(BehaviourTerm)):
+            known = ", ".join(map(repr, get_args(BehaviourTerm)))
+            raise ConfigError(f"adapt_behaviour={self.adapt_behaviour!r}: expected {known}, or none for rac.behaviour.")
         check_group(self.group)
         if not 0.0 < self.meta_lr < 1.0:
             raise ConfigError(f"meta_lr={self.meta_lr}: expected a step size in (0, 1), e.g. 1e-3.")
@@ -84,6 +94,26 @@ class MerPOConfig:
                 raise ConfigError(
                     f"{name}={getattr(self, name)}: expected a multiple of rac.imagine_every={self.rac.imagine_every}."
                 )
+
+    def adapting(self, method: str) -> MerPOConfig:
+        """These settings as an adaptation by `method`, merpo or rac, has them."""
+        rac = self.rac
+        if self.adapt_behaviour is not None:
+            rac = replace(rac, behaviour=self.adapt_behaviour)
+        if method == "rac":  # there is nothing to balance
+            rac = replace(rac, alpha_mode="fixed")
+        elif self.warm_critic:  # these critics have values to begin with
+            rac = replace(rac, warmup=0)
+        return replace(self, rac=rac)
+
+    def updates_for(self, rows: int) -> int:
+        """RAC updates of MerPO's adaptation to a log of so many rows: `adapt_updates`, or as many rounds of imagination
+        as make `adapt_passes` of the log, whichever is less."""
+        if not self.adapt_passes:
+            return self.adapt_updates
+        every = self.rac.imagine_every
+        rounds = -(-self.adapt_passes * rows // (max(self.rac.real_rows, 1) * every))
+        return min(self.adapt_updates, max(rounds, 1) * every)
 
     def meta_states(self, tasks: int) -> int:
         """Real states that each of so many tasks gives to a step of the meta-policy and the meta-critic."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from merpo import devices
 from merpo.algorithms import guard, merpo, rac
@@ -81,18 +81,19 @@ def make_jobs(
     seeds: Sequence[int],
     alpha: float,
     beta: float,
-    updates: int,
+    updates: int | Sequence[int],
     ramp: float = 0.0,
     behaviour: Actor | None = None,
 ) -> Jobs:
-    """One job per (seed, task), seeds outermost; what is given per job has that leading axis already."""
+    """One job per (seed, task), seeds outermost; what is given per job has that leading axis already. `updates` of the
+    phase are the same for all, or each job's own."""
     tasks = int(batch.rows.count.shape[0])
     jobs = tasks * len(seeds)
     weights = Weights(
         alpha=jnp.full((jobs,), alpha, jnp.float32),
         beta=jnp.full((jobs,), beta, jnp.float32),
         floor=floor,
-        pace=jnp.full((jobs,), 1.0 / updates, jnp.float32),
+        pace=jnp.asarray(1.0 / np.broadcast_to(updates, jobs), jnp.float32),
         ramp=jnp.full((jobs,), ramp, jnp.float32),
         behaviour=behaviour,
     )
@@ -282,13 +283,11 @@ def adapt(
     `merpo`: policy from pi_c, critics from the meta-critic, RAC against pi_c. There is no warm-up: these critics have
     values to begin with, and following the anchors alone would only take the policy from pi_c towards the log.
     `rac`: policy and critics from scratch, the objective without its last term: the learner without the meta-policy.
+    MerPO's updates are as many as the task's log is worth (`adapt_passes`): its policy then stays as it is, and so do
+    its figures, until the other tasks are done. RAC has all of them, since it starts from nothing.
     With `guard_steps` the clone of the behaviour takes a policy's place where it would surely do better (`guard`).
     """
-    warm = method == "merpo" and config.warm_critic
-    if method == "rac":  # there is nothing to balance
-        config = replace(config, rac=replace(config.rac, alpha_mode="fixed"))
-    if warm:
-        config = replace(config, rac=replace(config.rac, warmup=0))
+    warm, config = method == "merpo" and config.warm_critic, config.adapting(method)
     batch, models = new.batch, new.models
     n = int(batch.rows.count.shape[0])
     where = Where(f"adapting ({method})", tuple(seeds), new.names, config)
@@ -296,8 +295,10 @@ def adapt(
     floor, behaviour = fit_behaviour(batch, keys, info, where, keeper)
     alpha = config.rac.alpha if method == "merpo" else 1.0
     z = contexts(learned.context, models, len(seeds))
+    sizes = np.tile(np.asarray(batch.stacked.size), len(seeds))
+    updates = [config.updates_for(int(x)) if method == "merpo" else config.adapt_updates for x in sizes]
     jobs = make_jobs(
-        batch, models, learned.scale, new.termination, floor, z, seeds, alpha, config.rac.beta, config.adapt_updates,
+        batch, models, learned.scale, new.termination, floor, z, seeds, alpha, config.rac.beta, updates,
         behaviour=behaviour,
     )  # fmt: skip
 
@@ -327,8 +328,9 @@ def adapt(
 
     parts = [piece(c) for c in cuts(n * len(seeds), cores())]
     state, metrics = run_rounds(
-        advance, (learners, rings), parts, config.adapt_updates, where, report, keeper, f"adapt-{method}"
+        advance, (learners, rings), parts, max(updates), where, report, keeper, f"adapt-{method}"
     )
+    metrics = _held_figures(metrics, np.asarray(updates) // config.rac.imagine_every)
     actors, cloned = state[0].actor, None
     if config.guard_steps:
         clones = behaviour if behaviour is not None else clone_policies(batch, keys, info, config).actor
@@ -342,6 +344,15 @@ def adapt(
         actors, cloned = kept.actor, np.asarray(kept.cloned).reshape(len(seeds), n)
     actors = jax.tree.map(lambda x: x.reshape(len(seeds), n, *x.shape[1:]), actors)
     return Adapted(actors, metrics, new.error, cloned)
+
+
+def _held_figures(
+    metrics: dict[str, Float[np.ndarray, "round seed task"]], rounds: Int[np.ndarray, " job"]
+) -> dict[str, Float[np.ndarray, "round seed task"]]:
+    """Each job's figures after its last round are those of its last round."""
+    total = max(rounds)
+    index = np.minimum(np.arange(total)[:, None], rounds - 1)
+    return {k: np.take_along_axis(v, index.reshape(v.shape), axis=0) for k, v in metrics.items()}
 
 
 def meta_policies(learned: Learned, new: NewTasks, seeds: Sequence[int]) -> Actor:

@@ -103,6 +103,7 @@ STANDARD = MerPOConfig(
     ),
     train_updates=16_000,
     adapt_updates=12_000,
+    adapt_passes=120,
     bc_updates=3000,
     guard_steps=20,
     combo_beta=10.0,
@@ -113,11 +114,18 @@ STANDARD = MerPOConfig(
 )
 """For locomotion-sized systems."""
 
+RANDOM_NOISE = 1.0
+"""`action_noise` from which on logged actions hardly depend on the state."""
+
+RANDOM = replace(STANDARD, adapt_behaviour="density")
+"""For locomotion-sized systems with logs of that kind. The likelihood of such actions is greatest where a policy has
+learned them by heart; KL(pi || pi_b), from a clone chosen on the hold-out, has nothing of them."""
+
 
 def default_config(info: SetInfo, train: Sequence[TaskData] = ()) -> MerPOConfig:
-    """`STANDARD` above `SMALL_DIMENSIONS` observation and action columns; else `SMALL`, or `NARROW` where the logs of
-    the training tasks are."""
-    if info.obs_dim + info.act_dim > SMALL_DIMENSIONS:
-        return STANDARD
+    """`STANDARD` above `SMALL_DIMENSIONS` observation and action columns, or `RANDOM` where the training tasks' actions
+    hardly depend on the state; else `SMALL`, or `NARROW` where these logs are narrow."""
     noise = action_noise(train) if train else None
+    if info.obs_dim + info.act_dim > SMALL_DIMENSIONS:
+        return STANDARD if noise is None or noise < RANDOM_NOISE else RANDOM
     return SMALL if noise is None or noise >= NARROW_NOISE else NARROW

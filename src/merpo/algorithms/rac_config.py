@@ -7,6 +7,9 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from merpo.errors import ConfigError, check_count, check_widths
 
+BehaviourTerm = Literal["clone", "density", "dual"]
+"""Kinds of D(pi, pi_beta) (`merpo.algorithms.divergences`)."""
+
 
 @dataclass(frozen=True)
 class RACConfig:
@@ -51,7 +54,7 @@ class RACConfig:
     """`adaptive`: alpha follows the task's data, around `alpha`; see `merpo.algorithms.balance` (MerPO-Adp)."""
     alpha_gain: float = 4.0
     """How far an adaptive alpha goes for the same evidence."""
-    behaviour: Literal["clone", "density", "dual"] = "clone"
+    behaviour: BehaviourTerm = "clone"
     """D(pi, pi_beta): the log's own likelihood, KL from a cloned behaviour policy, or a variational KL."""
     one_scale: bool = False
     """Both divergences of one kind, in nats, on the same states, so that alpha is their mixing weight: see
