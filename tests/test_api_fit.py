@@ -318,7 +318,9 @@ def test_a_small_log_has_updates_in_proportion(fitted, data):
         return replace(meta, config=replace(TINY, **changes)).adapt_many(logs, method, models=models)
 
     models = meta.adapt_models(logs)
-    found = adapted(adapt_updates=24, adapt_passes=1)  # four real rows an update, four updates a round: 5 -> 8, 15 -> 16
+    found = adapted(
+        adapt_updates=24, adapt_passes=1
+    )  # four real rows an update, four updates a round: 5 -> 8, 15 -> 16
     for task, updates in enumerate((8, 16)):
         own = adapted(adapt_updates=updates)
         for a, b in zip(jax.tree.leaves(found.tree.actor), jax.tree.leaves(own.tree.actor), strict=True):
@@ -337,7 +339,7 @@ def test_new_tasks_have_their_own_divergence(fitted, data):
     for method in ("merpo", "rac"):
         assert "actor/behaviour" in meta.adapt_many(data.test, method, models=models).curves
     assert "actor/clone" in fitted[0].curves
-    with pytest.raises(ConfigError, match="adapt_behaviour.*density"):
+    with pytest.raises(ConfigError, match=r"adapt_behaviour.*density"):
         from_json(MerPOConfig, {**to_json(TINY), "adapt_behaviour": "kl"})
 
 

@@ -162,12 +162,13 @@ def test_variants_are_methods_of_their_own(run, tmp_path, monkeypatch):
     shutil.copytree(run, copy)
     file.write_text(
         '[same]\n\n[longer]\nadapt_updates = 40\n\n[alone]\n"rac.rollout_length" = 0\n\n[scratch]\nmodel = "scratch"\n'
+        "\n[short]\nadapt_passes = 1\n"
         '\n[held]\nmethod = "combo"\ncombo_beta = 9.0\n\n[plain]\nmethod = "combo"\n'
     )
     call = ["adapt", str(copy), "--tasks", "task-041", "task-044", "--episodes", "1", "--variants", str(file)]
     assert main(call) == 0
     names = ["meta-policy", "bc", "rac", "merpo", "merpo-same", "merpo-longer", "merpo-alone", "merpo-scratch"]
-    names += ["combo-held", "combo-plain"]
+    names += ["merpo-short", "combo-held", "combo-plain"]
     assert read_record(copy).adapted["methods"] == names  # the others are still there
     assert read_record(copy).adapted["variants"]["merpo-longer"] == {"adapt_updates": 40}
     sets = {n: merpo.PolicySet.load(copy / "policies" / f"{n}.safetensors") for n in names}
@@ -177,6 +178,7 @@ def test_variants_are_methods_of_their_own(run, tmp_path, monkeypatch):
     assert all(abs(act[n] - act["merpo"]).max() > 0 for n in names[5:])
     assert abs(act["combo-held"] - act["combo-plain"]).max() > 0
     assert [r["step"] for r in read_metrics(copy / "curves" / "merpo-longer.jsonl")] == [10, 20, 30, 40]
+    assert [r["step"] for r in read_metrics(copy / "curves" / "merpo-short.jsonl")] == [10]
     assert main(["evaluate", str(copy), "--episodes", "1", "--no-figure"]) == 0
     assert list(results_from_json(json.loads((copy / "results.json").read_text())).returns) == names
 

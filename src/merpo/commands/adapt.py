@@ -33,6 +33,7 @@ from merpo.runs import STATE, Checkpoints, locked, write_atomic
 
 if TYPE_CHECKING:
     import merpo
+    from merpo.algorithms.merpo_config import MerPOConfig
     from merpo.algorithms.pipeline import NewTasks
     from merpo.certified import Choices
     from merpo.data import TaskSet
@@ -192,8 +193,7 @@ def adapt(
                 policies.save(folder / "policies" / f"{method}.safetensors")
                 tell_cloned(policies)
                 if policies.curves and isinstance(meta, merpo.Meta):
-                    rounds = len(next(iter(policies.curves.values())))
-                    save_curves(folder, method, policies.curves, metas.get(method, meta).config.adapt_updates // rounds)
+                    save_curves(folder, method, policies.curves, _step(policies, metas.get(method, meta).config))
             found[method] = policies
             kept = in_order((*record.adapted.get("methods", ()), method), METHODS)
             # recorded method by method: after a kill the record names exactly the policies that are there
@@ -204,6 +204,13 @@ def adapt(
             record.save(folder)
         states.clear()
     return {m: found[m] for m in ordered}
+
+
+def _step(policies: merpo.PolicySet, config: MerPOConfig) -> int:
+    """Updates between two entries of the learning curves. RAC's are of rounds, and a small log has fewer of them."""
+    curves = policies.curves or {}
+    rounds = len(next(iter(curves.values())))
+    return config.rac.imagine_every if "rac/lambda" in curves else config.adapt_updates // rounds
 
 
 def tell_cloned(policies: merpo.PolicySet) -> None:

@@ -121,9 +121,12 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
     logs = sorted({t.episodes for t in tasks})
     span = f"{logs[0]}" if len(logs) == 1 else f"{logs[0]} to {logs[-1]}"
     if record.method == "merpo":
+        own = sorted({config.updates_for(len(t)) for t in tasks})
+        fewer = f" (merpo: {own[0]} to {own[-1]}, by the size of the log)" if own[0] < config.adapt_updates else ""
         budget = (
             f"{config.train_updates} updates of each of {record.train_tasks} training tasks;"
-            f" per test task {span} logged episodes and {config.adapt_updates} updates or {config.bc_updates} (bc)"
+            f" per test task {span} logged episodes and {config.adapt_updates} updates{fewer}"
+            f" or {config.bc_updates} (bc)"
         )
     else:
         budget = (
