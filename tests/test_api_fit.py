@@ -318,9 +318,7 @@ def test_a_small_log_has_updates_in_proportion(fitted, data):
         return replace(meta, config=replace(TINY, **changes)).adapt_many(logs, method, models=models)
 
     models = meta.adapt_models(logs)
-    found = adapted(
-        adapt_updates=24, adapt_passes=1
-    )  # four real rows an update, four updates a round: 5 -> 8, 15 -> 16
+    found = adapted(adapt_updates=24, full_log=100)  # four updates a round: 24 * 0.2 -> 8, 24 * 0.6 -> 16
     for task, updates in enumerate((8, 16)):
         own = adapted(adapt_updates=updates)
         for a, b in zip(jax.tree.leaves(found.tree.actor), jax.tree.leaves(own.tree.actor), strict=True):
@@ -329,8 +327,8 @@ def test_a_small_log_has_updates_in_proportion(fitted, data):
             np.testing.assert_array_equal(found.curves[name][: updates // 4, :, task], curve[:, :, task])
             assert (found.curves[name][updates // 4 :, :, task] == curve[-1, :, task]).all()
     assert len(found.curves["actor/q"]) == 4
-    assert len(adapted("rac", adapt_updates=24, adapt_passes=1).curves["actor/q"]) == 6
-    assert [replace(TINY, adapt_passes=2).updates_for(n) for n in (1, 8, 9, 10**6)] == [4, 4, 8, 8]
+    assert len(adapted("rac", adapt_updates=24, full_log=100).curves["actor/q"]) == 6
+    assert [replace(TINY, full_log=16).updates_for(n) for n in (1, 8, 9, 16, 10**6)] == [4, 4, 8, 8, 8]
 
 
 def test_new_tasks_have_their_own_divergence(fitted, data):

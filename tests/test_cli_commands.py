@@ -162,7 +162,7 @@ def test_variants_are_methods_of_their_own(run, tmp_path, monkeypatch):
     shutil.copytree(run, copy)
     file.write_text(
         '[same]\n\n[longer]\nadapt_updates = 40\n\n[alone]\n"rac.rollout_length" = 0\n\n[scratch]\nmodel = "scratch"\n'
-        "\n[short]\nadapt_passes = 1\n"
+        "\n[short]\nfull_log = 40\n"
         '\n[held]\nmethod = "combo"\ncombo_beta = 9.0\n\n[plain]\nmethod = "combo"\n'
     )
     call = ["adapt", str(copy), "--tasks", "task-041", "task-044", "--episodes", "1", "--variants", str(file)]

@@ -123,7 +123,7 @@ def sane(config) -> bool:
     values = [(f.name, getattr(p, f.name)) for p in parts for f in fields(p) if not is_dataclass(getattr(p, f.name))]
     widths = [w for name, v in values if "hidden" in name for w in v]
     rates = [v for name, v in values if name.endswith("lr") or name == "learning_rate"]
-    may_be_zero = ("context", "warmup", "meta_iterations", "pool_steps", "scratch_steps", "guard_steps", "adapt_passes")
+    may_be_zero = ("context", "warmup", "meta_iterations", "pool_steps", "scratch_steps", "guard_steps", "full_log")
     counts = [v for name, v in values if type(v) is int and name not in may_be_zero]
     others = [v for name, v in values if name in may_be_zero]
     numbers = [v for _, v in values if type(v) in (int, float)]

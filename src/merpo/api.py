@@ -51,8 +51,8 @@ from merpo.stored import META_KIND, read_head
 Checkpoint = Checkpoints | str | os.PathLike[str] | None
 """Where the state of long work is kept: a folder, or `Checkpoints` to say how often too."""
 ADAPTING = (
-    "adapt_updates", "adapt_passes", "adapt_behaviour", "bc_updates", "combo_beta", "group", "guard_steps",
-    "warm_critic", "rac",
+    "adapt_updates", "adapt_behaviour", "bc_updates", "combo_beta", "full_log", "group", "guard_steps", "warm_critic",
+    "rac",
 )  # fmt: skip
 """Settings that an adaptation can change after training, `rac` but for those `SETTLED`."""
 SETTLED = ("rac.actor_hidden", "rac.critic_hidden", "rac.critic_layer_norm")

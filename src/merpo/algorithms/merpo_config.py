@@ -24,9 +24,9 @@ class MerPOConfig:
     """RAC updates of every training task."""
     adapt_updates: int = 5_000
     """RAC updates of a new task."""
-    adapt_passes: int = 0
-    """Most times that MerPO's adaptation goes through a new task's log: fewer updates where the log is small, of which
-    a policy otherwise learns the noise by heart (`updates_for`); 0: always `adapt_updates`."""
+    full_log: int = 0
+    """Rows of a log that is worth all of `adapt_updates` to MerPO: a smaller one has its share of them, or the policy
+    learns its noise by heart (`updates_for`); 0: all logs have all."""
     adapt_behaviour: BehaviourTerm | None = None
     """`rac.behaviour` of new tasks; None: as in meta-training."""
     meta_every: int = 10
@@ -66,7 +66,7 @@ class MerPOConfig:
         counts = ("train_updates", "adapt_updates", "meta_every", "meta_steps", "meta_batch", "meta_rows", "bc_updates")
         for name in (*counts, "tasks_per_iteration"):
             check_count(name, getattr(self, name))
-        for name in ("guard_steps", "adapt_passes"):
+        for name in ("guard_steps", "full_log"):
             check_count(name, getattr(self, name), least=0)
         if self.adapt_behaviour not in (None, *get_args(BehaviourTerm)):
             known = ", ".join(map(repr, get_args(BehaviourTerm)))
@@ -107,13 +107,12 @@ class MerPOConfig:
         return replace(self, rac=rac)
 
     def updates_for(self, rows: int) -> int:
-        """RAC updates of MerPO's adaptation to a log of so many rows: `adapt_updates`, or as many rounds of imagination
-        as make `adapt_passes` of the log, whichever is less."""
-        if not self.adapt_passes:
+        """RAC updates of MerPO's adaptation to a log of so many rows: the share of `adapt_updates` that it is of
+        `full_log`, rounded up to whole rounds of imagination."""
+        if rows >= self.full_log:
             return self.adapt_updates
         every = self.rac.imagine_every
-        rounds = -(-self.adapt_passes * rows // (max(self.rac.real_rows, 1) * every))
-        return min(self.adapt_updates, max(rounds, 1) * every)
+        return every * max(-(-self.adapt_updates * rows // (self.full_log * every)), 1)
 
     def meta_states(self, tasks: int) -> int:
         """Real states that each of so many tasks gives to a step of the meta-policy and the meta-critic."""

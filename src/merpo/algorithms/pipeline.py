@@ -283,7 +283,7 @@ def adapt(
     `merpo`: policy from pi_c, critics from the meta-critic, RAC against pi_c. There is no warm-up: these critics have
     values to begin with, and following the anchors alone would only take the policy from pi_c towards the log.
     `rac`: policy and critics from scratch, the objective without its last term: the learner without the meta-policy.
-    MerPO's updates are as many as the task's log is worth (`adapt_passes`): its policy then stays as it is, and so do
+    MerPO's updates are as many as the task's log is worth (`full_log`): its policy then stays as it is, and so do
     its figures, until the other tasks are done. RAC has all of them, since it starts from nothing.
     With `guard_steps` the clone of the behaviour takes a policy's place where it would surely do better (`guard`).
     """

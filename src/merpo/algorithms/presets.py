@@ -103,7 +103,7 @@ STANDARD = MerPOConfig(
     ),
     train_updates=16_000,
     adapt_updates=12_000,
-    adapt_passes=120,
+    full_log=10_000,
     bc_updates=3000,
     guard_steps=20,
     combo_beta=10.0,

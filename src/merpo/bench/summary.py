@@ -108,7 +108,7 @@ def budget(study: Study, family: str) -> str:
     """What every method was given, in one line."""
     config = study.config(family)
     total = config.train_updates + config.adapt_updates
-    fewer = ", merpo fewer of those with small logs" if config.adapt_passes else ""
+    fewer = ", merpo fewer of those with small logs" if config.full_log else ""
     return (
         f"{config.train_updates} updates of each training task and {config.adapt_updates} of each test task{fewer}"
         f" ({config.bc_updates} bc; context learners {total})"

@@ -315,7 +315,7 @@ def _settings(run: RunView) -> str:
         ("alpha", f"{c['rac']['alpha']:g}"), ("lambda", f"{c['rac']['lam']:g}, {c['rac']['lam_mode']}"),
         ("beta", f"{c['rac']['beta']:g}"),
         ("Updates: training, adapting", f"{c['train_updates']}, {c['adapt_updates']}"),
-        ("Passes over a new log, at most", c["adapt_passes"] or "no limit"),
+        ("Rows of a new log that has all of these", c["full_log"] or "any"),
         ("Imagined steps", c["rac"]["rollout_length"]),
         ("Ensemble", f"{c['dynamics']['members']} members, {c['dynamics']['elites']} used"),
         ("Actor", " x ".join(map(str, c["rac"]["actor_hidden"]))),
