@@ -21,7 +21,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -b html -d docs/_build/trees docs docs/_build/html
