@@ -1,6 +1,7 @@
 """Strict by default: no silent dtype or rank promotion, and every array signature checked by beartype."""
 
 import os
+from contextlib import contextmanager
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -42,17 +43,26 @@ def home(tmp_path_factory):
         yield folder
 
 
-@pytest.fixture(scope="module")
-def whole_commands():
-    """For modules that run whole commands on tiny settings: compilation is nearly all the time there is."""
-    changes = {
-        "jax_disable_most_optimizations": True,
-        # optax counts its steps in int32 and raises a float to them; threads do not inherit a context manager
-        "jax_numpy_dtype_promotion": "standard",
-    }
+@contextmanager
+def configured(**changes):
+    """JAX's settings changed for a while; threads do not inherit those of JAX's own context managers."""
     before = {name: jax.config.values[name] for name in changes}
     for name, value in changes.items():
         jax.config.update(name, value)
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules that learn on tiny settings: compilation is nearly all the time there is."""
+    with configured(jax_disable_most_optimizations=True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_commands(quick_compilation):
+    """For modules that run whole commands: optax counts its steps in int32 and raises a float to them."""
+    with configured(jax_numpy_dtype_promotion="standard"):
+        yield

@@ -20,7 +20,7 @@ from merpo.errors import ConfigError, StorageError
 from test_algorithms_balance import NEVER, still
 from toys import actor, ensemble, linear_set, transitions, unit_scale
 
-pytestmark = pytest.mark.usefixtures("whole_commands")
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 MODEL = DynamicsConfig(hidden=(4,), members=4, elites=3)
 
 

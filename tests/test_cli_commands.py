@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
+import jax
 import numpy as np
 import onnxruntime
 import pytest
@@ -13,6 +15,7 @@ import pytest
 import merpo
 from merpo.cli import main
 from merpo.commands import adapt as adapt_module
+from merpo.commands import evaluate as evaluate_module
 from merpo.commands import quickstart as quickstart_module
 from merpo.commands.record import read_record
 from merpo.evaluation import results_from_json
@@ -94,6 +97,31 @@ def test_stored_policies_are_those_of_the_checkpoint(run, home):
     obs = np.asarray([[0.3, -0.2]], np.float32)
     for seed in (0, 3):
         np.testing.assert_array_equal(stored.policy("task-044", seed)(obs), again.policy("task-044", seed)(obs))
+
+
+def test_what_is_said_of_updates_is_what_small_logs_had(run, monkeypatch):
+    """20 updates of full logs of 80 rows, ten to a round; a certificate keeps half of the log from learning."""
+    record, known = read_record(run), evaluate_module.run_config(run)
+    monkeypatch.setattr(evaluate_module, "run_config", lambda folder: replace(known, full_log=80))
+    data = merpo.load(SET, episodes=2)
+    both = replace(data, tasks=(data.test[0], data.test[1].select([0])))
+    one = replace(
+        data, tasks=(replace(data.test[0], transitions=four(data.test[0]), episode_start=np.arange(0, 81, 20)),)
+    )
+    certified = replace(record, adapted={**record.adapted, "certified": True})
+
+    def said(record, tasks):
+        return evaluate_module.protocol(record, tasks, run, 2).budget
+
+    assert "20 updates (merpo: 10, by the size of the log) or" in said(record, both)
+    assert "20 updates or" in said(record, one)
+    assert "20 updates (merpo: 10, by the size of the log) or" in said(certified, one)
+    assert "20 updates (merpo: 10 to 20, by" in said(record, replace(data, tasks=(*both.tasks, *one.tasks)))
+
+
+def four(task):
+    """The task's two episodes twice."""
+    return jax.tree.map(lambda x: np.concatenate([x, x]), task.transitions)
 
 
 def test_evaluation_writes_complete_results(run, home):

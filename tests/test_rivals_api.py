@@ -10,6 +10,7 @@ import pytest
 
 import merpo
 from merpo import ConfigError, StorageError, rivals
+from merpo.algorithms import pipeline
 from merpo.algorithms.rivals.policies import check_description, describe, skeleton
 from merpo.api import METHODS
 from merpo.cli import main
@@ -23,7 +24,7 @@ from rival_cases import tiny
 from test_api_fit import TINY
 from toys import actor, linear_info, linear_set, linear_task
 
-pytestmark = pytest.mark.usefixtures("whole_commands")
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 OBS = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
 
 
@@ -109,6 +110,20 @@ def test_combo_is_as_conservative_as_it_is_told(meta, new):
     assert eqx.tree_equal(own[1], own[2])
     assert not eqx.tree_equal(own[0], own[1])
     assert eqx.tree_equal(told.adapt_many(new, "rac").tree.actor, meta.adapt_many(new, "rac").tree.actor)
+
+
+def test_combo_has_no_anchor_to_measure_or_to_fall_back_on(meta, new, monkeypatch):
+    def asked(*args, **settings):
+        raise AssertionError("the clone was compared")
+
+    monkeypatch.setattr(pipeline.guard, "keep_better", asked)
+    held = meta.adapting({"guard_steps": 5, "adapt_behaviour": "density"})
+    for method in ("combo", "combo+meta-model"):
+        found = held.adapt_many(new, method)
+        assert "actor/clone" in found.curves
+        assert eqx.tree_equal(found.tree.actor, meta.adapt_many(new, method).tree.actor)
+    with pytest.raises(AssertionError, match="compared"):
+        held.adapt_many(new, "rac")
 
 
 def test_combo_from_scratch_uses_nothing_that_the_meta_training_learned(meta, new):

@@ -96,13 +96,13 @@ class MerPOConfig:
                 )
 
     def adapting(self, method: str) -> MerPOConfig:
-        """These settings as an adaptation by `method`, merpo or rac, has them."""
+        """These settings as an adaptation by `method` has them: merpo, rac, or one whose own they are already."""
         rac = self.rac
         if self.adapt_behaviour is not None:
             rac = replace(rac, behaviour=self.adapt_behaviour)
         if method == "rac":  # there is nothing to balance
             rac = replace(rac, alpha_mode="fixed")
-        elif self.warm_critic:  # these critics have values to begin with
+        if method == "merpo" and self.warm_critic:  # these critics have values to begin with
             rac = replace(rac, warmup=0)
         return replace(self, rac=rac)
 
@@ -112,7 +112,7 @@ class MerPOConfig:
         if rows >= self.full_log:
             return self.adapt_updates
         every = self.rac.imagine_every
-        return every * max(-(-self.adapt_updates * rows // (self.full_log * every)), 1)
+        return every * -(-self.adapt_updates * rows // (self.full_log * every))
 
     def meta_states(self, tasks: int) -> int:
         """Real states that each of so many tasks gives to a step of the meta-policy and the meta-critic."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,20 +109,27 @@ def evaluate(
     )
 
 
+def _span(counts: Iterable[int]) -> str:
+    """One number, or the least and the greatest."""
+    found = sorted(set(counts))
+    return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
 def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> Protocol:
     """How the numbers were made, from the run folder."""
     from importlib import metadata
 
     from merpo.evaluation import Protocol
+    from merpo.guarantee.certificate import split_log
     from merpo.runs import versions
 
     config = run_config(folder)
     made_with: dict[str, Any] = json.loads((folder / "versions.json").read_bytes())
-    logs = sorted({t.episodes for t in tasks})
-    span = f"{logs[0]}" if len(logs) == 1 else f"{logs[0]} to {logs[-1]}"
+    span = _span(t.episodes for t in tasks)
     if record.method == "merpo":
-        own = sorted({config.updates_for(len(t)) for t in tasks})
-        fewer = f" (merpo: {own[0]} to {own[-1]}, by the size of the log)" if own[0] < config.adapt_updates else ""
+        learned = [split_log(t)[0] if record.adapted.get("certified") else t for t in tasks]
+        own = _span(config.updates_for(len(t)) for t in learned)
+        fewer = f" (merpo: {own}, by the size of the log)" if own != str(config.adapt_updates) else ""
         budget = (
             f"{config.train_updates} updates of each of {record.train_tasks} training tasks;"
             f" per test task {span} logged episodes and {config.adapt_updates} updates{fewer}"

@@ -24,11 +24,11 @@ from merpo.data.types import SetInfo, TaskData
 
 
 def objective(config: MerPOConfig) -> MerPOConfig:
-    """The same settings with lambda = 0 and COMBO's beta: no anchor to measure or balance, and no warm-up, in which the
-    actor would follow none."""
+    """The same settings with lambda = 0 and COMBO's beta: no anchor to measure, to balance or to fall back on, and no
+    warm-up, in which the actor would follow none."""
     beta = config.rac.beta if config.combo_beta is None else config.combo_beta
     free = replace(config.rac, beta=beta, lam=0.0, lam_mode="fixed", alpha_mode="fixed", behaviour="clone", warmup=0)
-    return replace(config, rac=free)
+    return replace(config, rac=free, adapt_behaviour=None, guard_steps=0)
 
 
 def scratch_models(
