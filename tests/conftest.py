@@ -1,9 +1,13 @@
 """Strict by default: no silent dtype or rank promotion, and every array signature checked by beartype."""
 
 import os
+import shutil
+import tempfile
 from contextlib import contextmanager
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the tests' time is compilation. This halves it, as `merpo quickstart` does; XLA_FLAGS= compiles as users do.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false")
 
 from jaxtyping import install_import_hook
 
@@ -15,6 +19,17 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    """One folder of compiled functions for all workers and the processes they start, empty at first."""
+    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = tempfile.mkdtemp(prefix="merpo-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        compiled = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.1}
+        for name, value in compiled.items():
+            os.environ[name.upper()] = str(value)
+            jax.config.update(name, value)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,7 +49,7 @@ def key():
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder of the module's own, with the data sets in it; no compilation cache."""
+    """A folder of the module's own, with the data sets in it; compiled functions go where the tests' others do."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MERPO_DATA_DIR", str(folder / "data"))

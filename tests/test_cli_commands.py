@@ -192,11 +192,12 @@ def test_variants_are_methods_of_their_own(run, tmp_path, monkeypatch):
         '[same]\n\n[longer]\nadapt_updates = 40\n\n[alone]\n"rac.rollout_length" = 0\n\n[scratch]\nmodel = "scratch"\n'
         "\n[short]\nfull_log = 40\n"
         '\n[held]\nmethod = "combo"\ncombo_beta = 9.0\n\n[plain]\nmethod = "combo"\n'
+        '\n[nothing]\nmethod = "rac"\nmodel = "scratch"\n'
     )
     call = ["adapt", str(copy), "--tasks", "task-041", "task-044", "--episodes", "1", "--variants", str(file)]
     assert main(call) == 0
     names = ["meta-policy", "bc", "rac", "merpo", "merpo-same", "merpo-longer", "merpo-alone", "merpo-scratch"]
-    names += ["merpo-short", "combo-held", "combo-plain"]
+    names += ["merpo-short", "combo-held", "combo-plain", "rac-nothing"]
     assert read_record(copy).adapted["methods"] == names  # the others are still there
     assert read_record(copy).adapted["variants"]["merpo-longer"] == {"adapt_updates": 40}
     sets = {n: merpo.PolicySet.load(copy / "policies" / f"{n}.safetensors") for n in names}
@@ -205,6 +206,7 @@ def test_variants_are_methods_of_their_own(run, tmp_path, monkeypatch):
     np.testing.assert_array_equal(act["merpo-same"], act["merpo"])
     assert all(abs(act[n] - act["merpo"]).max() > 0 for n in names[5:])
     assert abs(act["combo-held"] - act["combo-plain"]).max() > 0
+    assert abs(act["rac-nothing"] - act["rac"]).max() > 0
     assert [r["step"] for r in read_metrics(copy / "curves" / "merpo-longer.jsonl")] == [10, 20, 30, 40]
     assert [r["step"] for r in read_metrics(copy / "curves" / "merpo-short.jsonl")] == [10]
     assert main(["evaluate", str(copy), "--episodes", "1", "--no-figure"]) == 0
@@ -244,7 +246,7 @@ def _stops_at(name, real=adapt_module._varied):
         ("[x]\nmodel = 'none'\n", "expected 'meta' or 'scratch'"),
         ("[x]\nmethod = 'bc'\n", "method='bc': expected any of 'merpo', 'rac', 'combo', 'combo+meta-model'"),
         ("[x]\nmethod = 'combo'\n'rac.beta' = 3.0\n", "COMBO's conservatism is `combo_beta`"),
-        ("[x]\nmethod = 'rac'\nmodel = 'scratch'\n", "only variants of merpo"),
+        ("[x]\nmethod = 'combo'\nmodel = 'scratch'\n", "only variants of merpo and rac have a choice of models"),
         ("[x]\n'rac.alfa' = 0.1\n", "rac.alfa"),
         ("[x]\n'rac.alpha' = 2.0\n", "alpha=2.0"),
         ("[x]\ncontext = 3\n", "settled in training"),

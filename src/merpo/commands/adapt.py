@@ -57,8 +57,8 @@ class Adapt:
     none; a run of a context learner (`merpo train --method`) has that learner alone."""
     variants: Path | None = None
     """TOML file of variants of merpo: each table [NAME] holds settings that replace the run's in adaptation, and is a
-    method merpo-NAME of its own. `model = "scratch"` learns the model from the new log alone; `method = "combo"` varies
-    combo (or rac, combo+meta-model) instead."""
+    method merpo-NAME of its own. `model = "scratch"` learns the model from the new log alone; `method = "rac"` varies
+    rac (or combo, combo+meta-model) instead."""
     certify: bool = False
     """Half of each log is kept from merpo's and rac's learning to certify their improvement; `certificates.json` says
     what came of it. A policy that is not certified is replaced by the behaviour clone. Without it, as studies that

@@ -30,7 +30,10 @@ VARIED = ("merpo", "rac", "combo", "combo+meta-model")
 """What there can be variants of: methods whose settings are those of the run. The first, where a table does not say.
 Variant NAME is the method merpo-NAME, combo-NAME, ..."""
 MODELS = ("meta", "scratch")
-"""Where the model of MerPO's variant starts: `meta`, adapted from the meta-model; `scratch`, from the new log alone."""
+"""Where the model of a variant starts: `meta`, adapted from the meta-model; `scratch`, from the new log alone."""
+EITHER = VARIED[:2]
+"""What has a choice of models: RAC with one from scratch has nothing of the other tasks but their numbers' scales.
+COMBO's two names say which it has."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 Variants = Mapping[str, Mapping[str, Any]]
 """Method -> settings that replace the run's, `method` and `model`."""
@@ -57,9 +60,10 @@ def read_variants(path: Path) -> Variants:
             raise ConfigError(f"[{name}] method={of!r}: expected any of {', '.join(map(repr, VARIED))}.")
         if table.get("model", MODELS[0]) not in MODELS:
             raise ConfigError(f"[{name}] model={table['model']!r}: expected {' or '.join(map(repr, MODELS))}.")
-        if "model" in table and of != VARIED[0]:
+        if "model" in table and of not in EITHER:
             raise ConfigError(
-                f"[{name}] model={table['model']!r}: only variants of merpo have a choice of models. Leave it out."
+                f"[{name}] model={table['model']!r}: only variants of {' and '.join(EITHER)} have a choice of models."
+                " Leave it out."
             )
         settings = nested(table)
         if of.startswith("combo") and isinstance(own := settings.get("rac"), dict) and "beta" in own:
