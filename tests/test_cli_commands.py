@@ -195,7 +195,10 @@ def test_variants_are_methods_of_their_own(run, tmp_path, monkeypatch):
         '\n[nothing]\nmethod = "rac"\nmodel = "scratch"\n'
     )
     call = ["adapt", str(copy), "--tasks", "task-041", "task-044", "--episodes", "1", "--variants", str(file)]
+    made, real = [], merpo.Meta.scratch_models
+    monkeypatch.setattr(merpo.Meta, "scratch_models", lambda *args, **more: made.append(1) or real(*args, **more))
     assert main(call) == 0
+    assert made == [1]  # once for both variants that have them
     names = ["meta-policy", "bc", "rac", "merpo", "merpo-same", "merpo-longer", "merpo-alone", "merpo-scratch"]
     names += ["merpo-short", "combo-held", "combo-plain", "rac-nothing"]
     assert read_record(copy).adapted["methods"] == names  # the others are still there

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,7 @@ from merpo.commands.record import (
 )
 from merpo.commands.session import Stopwatch, say
 from merpo.commands.stages import Report, Stages
-from merpo.commands.variants import Variants, base, in_order, read_variants, variant
+from merpo.commands.variants import Variants, base, from_scratch, in_order, read_variants, variant
 from merpo.errors import ConfigError
 from merpo.runs import STATE, Checkpoints, locked, write_atomic
 
@@ -165,8 +166,10 @@ def adapt(
             "merpo",
             "rac",
             "combo+meta-model",
-            *(m for m, table in variants.items() if base(table) != "combo"),
+            *(m for m, table in variants.items() if base(table) != "combo" and not from_scratch(table)),
         }
+        # no variant changes how a model learns, so that those from scratch are the same for all of them
+        scratch = cache(lambda: next(iter(metas.values())).scratch_models(tasks, report=report))
         if isinstance(meta, merpo.Meta) and from_meta & set(todo) and not certify:
             begin = time.perf_counter()
             with watch.stage("adapting the models"):
@@ -185,7 +188,8 @@ def adapt(
                 if not isinstance(meta, merpo.Meta):
                     policies = meta.adapt_many(tasks)
                 elif method in metas:
-                    policies = _varied(metas[method], method, variants[method], tasks, models, named)
+                    own = scratch() if from_scratch(variants[method]) else models
+                    policies = _varied(metas[method], method, variants[method], tasks, own, named)
                 elif certify and method in ("merpo", "rac"):
                     policies = certified(meta, tasks, method, insist, choices, named, folder)
                 else:
@@ -237,8 +241,6 @@ def _varied(
     report: Report,
 ) -> merpo.PolicySet:
     """A method with a variant's settings. Killed work is taken up variant by variant: it keeps no state of its own."""
-    if table.get("model") == "scratch":
-        models = meta.scratch_models(tasks, report=report)
     return replace(meta.adapt_many(tasks, base(table), models=models, report=report), method=method)
 
 

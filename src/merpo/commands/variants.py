@@ -85,6 +85,11 @@ def base(table: Mapping[str, Any]) -> str:
     return str(table.get("method", VARIED[0]))
 
 
+def from_scratch(table: Mapping[str, Any]) -> bool:
+    """Whether its model is learned from the new log alone."""
+    return table.get("model") == MODELS[1]
+
+
 def recorded(value: Any) -> Variants:
     """The variants in a run's record. ValueError for anything else."""
     if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
