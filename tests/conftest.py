@@ -6,7 +6,7 @@ import tempfile
 from contextlib import contextmanager
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the tests' time is compilation. This halves it, as `merpo quickstart` does; XLA_FLAGS= compiles as users do.
+# Most of the tests' time is compilation, so compile lightly, as `merpo quickstart` does; XLA_FLAGS= is as users do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false")
 
 from jaxtyping import install_import_hook

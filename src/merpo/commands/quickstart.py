@@ -78,7 +78,7 @@ def run_quickstart(options: Quickstart) -> None:
 
 
 def _lighter_compilation() -> str:
-    """Flags of XLA: compilation is a third of this command's time, and with these takes half of it.
+    """Flags of XLA that shorten compilation, much of this command's time, for somewhat slower learning.
 
     XLA ends a process whose flags it does not know, so the second is for the version that it was tried with.
     """
