@@ -10,14 +10,18 @@ import pytest
 from scipy import stats
 
 from merpo import ConfigError, DynamicsConfig, MerPOConfig, RACConfig
-from merpo.algorithms import bc
+from merpo.algorithms import bc, merpo, rac
 from merpo.algorithms import meta as meta_module
+from merpo.algorithms.merpo import Jobs
 from merpo.algorithms.meta import meta_critic_loss, meta_policy_loss, meta_steps
 from merpo.algorithms.presets import NARROW, RANDOM, SMALL, STANDARD, default_config
 from merpo.data import action_noise
 from merpo.data.types import SetInfo, TaskData, Transitions
+from merpo.dynamics.fit import FittedModel
+from merpo.dynamics.imagination import Ring
+from merpo.dynamics.termination import Termination
 from merpo.networks import TanhGaussian
-from toys import actor, critic, gaussian_actor
+from toys import actor, critic, ensemble, gaussian_actor, transitions, unit_scale
 
 MEANS = np.array([[0.5, -0.2], [-0.3, 0.4], [0.1, 0.9]])
 STDS = np.array([[0.3, 0.5], [0.2, 0.7], [0.6, 0.4]])
@@ -217,3 +221,42 @@ def test_default_settings_of_small_systems_follow_the_behaviour_s_noise():
 @pytest.mark.parametrize(("tasks", "states"), [(1, 256), (2, 256), (5, 256), (6, 214), (20, 64), (2000, 1)])
 def test_a_meta_step_takes_a_bounded_number_of_states(tasks, states):
     assert MerPOConfig(meta_batch=256, meta_rows=1280).meta_states(tasks) == states
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"rollout_length": 0, "pushdown": "logsumexp", "logsumexp_gradient": "sampled", "behaviour": "dual"}],
+    ids=["defaults", "keys of their own"],
+)
+def test_updates_drawn_at_once_are_those_of_one_after_another(settings):
+    """`rac_steps` ends where `rac.update` ends that is given, step by step, the rows and the key of its own step."""
+    config = RACConfig(actor_hidden=(6,), critic_hidden=(6,), batch=8, rollout_rows=6, buffer=30, **settings)
+    logged, imagined, pi_c = transitions(3, (2, 12)), transitions(4, 30), actor(5)
+    dynamics = DynamicsConfig(hidden=(4,), members=2, elites=1)
+    model = FittedModel(ensemble(4, 3, 2, dynamics), jnp.zeros(1, jnp.int32), jnp.zeros(2, jnp.float32))
+    none, zero = jnp.zeros(0, jnp.float32), jnp.zeros(1, jnp.int32)
+    weights = rac.Weights(*(jnp.asarray(x, jnp.float32) for x in (0.4, 0.1, 0.0, 0.1)))
+    never = Termination("never", zero[:0], none, none)
+    sizes = jnp.asarray([12, 9])
+    jobs = Jobs(logged, sizes, zero, zero, model, unit_scale(3), never, weights, jnp.zeros((1, 0), jnp.float32))
+    ring = Ring(imagined, jnp.asarray(25), jnp.asarray(25))
+    start, key, task, steps = rac.init(actor(0), critic(1), config), jax.random.key(7), jnp.asarray(1), 3
+
+    found, metrics = jax.jit(lambda s, k: merpo.rac_steps(s, ring, jobs, task, pi_c, weights, k, steps, 0.9, config))(
+        start, key
+    )
+
+    step = jax.jit(lambda s, real, rest, k: rac.update(s, real, rest, pi_c, weights, k, 0.9, config))
+    state, seen = start, []
+    for k in jax.random.split(key, steps):
+        k_real, k_model, k_update = jax.random.split(k, 3)
+        index = jax.random.randint(k_real, (config.real_rows,), 0, 9)
+        real = jax.tree.map(lambda x, i=index: x[1, i], logged)
+        size, source = (25, imagined) if config.rollout_length else (9, jax.tree.map(lambda x: x[1], logged))
+        index = jax.random.randint(k_model, (config.batch - config.real_rows,), 0, size)
+        state, figures = step(state, real, jax.tree.map(lambda x, i=index: x[i], source), k_update)
+        seen.append(figures)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+    for name, mean in metrics.items():
+        np.testing.assert_allclose(mean, np.mean([f[name] for f in seen]), rtol=1e-4, atol=1e-6, err_msg=name)

@@ -209,7 +209,7 @@ def test_ring_against_a_slow_reference(batches):
 
 @eqx.filter_jit
 def draw(ring: Ring, key):
-    return ring.sample(key, 256)
+    return ring.at(ring.draw(key, 256))
 
 
 def test_the_return_in_imagination_is_that_of_the_closed_form():

@@ -124,7 +124,10 @@ class Ring(eqx.Module):
         rows = jax.tree.map(lambda old, x: old.at[slot].set(x, mode="drop"), self.rows, new)
         return Ring(rows, (self.position + count) % capacity, jnp.minimum(self.size + count, capacity))
 
-    def sample(self, key: PRNGKeyArray, batch: int) -> Transitions:
-        """`batch` rows drawn uniformly from those written so far (at least one must be)."""
-        index = jax.random.randint(key, (batch,), 0, self.size)
+    def draw(self, key: PRNGKeyArray, batch: int) -> Int[Array, " row"]:
+        """`batch` places drawn uniformly from those written so far (at least one must be), for `at`."""
+        return jax.random.randint(key, (batch,), 0, self.size)
+
+    def at(self, index: Int[Array, " row"]) -> Transitions:
+        """The rows in these places."""
         return jax.tree.map(lambda x: x[index], self.rows)

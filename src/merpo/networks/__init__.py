@@ -2,6 +2,6 @@
 
 from merpo.networks.critic import TwinCritic
 from merpo.networks.mlp import MLP, Dense
-from merpo.networks.tanh_gaussian import ACTION_LIMIT, Actor, TanhGaussian
+from merpo.networks.tanh_gaussian import ACTION_LIMIT, Actor, Noise, TanhGaussian
 
-__all__ = ["ACTION_LIMIT", "MLP", "Actor", "Dense", "TanhGaussian", "TwinCritic"]
+__all__ = ["ACTION_LIMIT", "MLP", "Actor", "Dense", "Noise", "TanhGaussian", "TwinCritic"]

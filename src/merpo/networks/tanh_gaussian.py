@@ -19,6 +19,9 @@ ACTION_LIMIT = 0.999
 """Logged actions are clipped to this before `atanh` (|u| <= 3.8), so that saturated logs keep finite densities."""
 LOG_2PI = 1.8378770664093453
 
+Noise = PRNGKeyArray | Float[Array, "*n act"]
+"""What a sample is made of: a key, or the standard normal numbers that the key gives, drawn before."""
+
 
 class TanhGaussian(eqx.Module):
     """Distribution over actions in (-1, 1); event axis last, any batch axes before it."""
@@ -30,9 +33,11 @@ class TanhGaussian(eqx.Module):
         """The deterministic action `tanh(mean)`."""
         return jnp.tanh(self.mean)
 
-    def sample_pre(self, key: PRNGKeyArray) -> Float[Array, "*n act"]:
+    def sample_pre(self, noise: Noise) -> Float[Array, "*n act"]:
         """A reparametrised pre-tanh sample `u`."""
-        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
+            noise = jax.random.normal(noise, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(self.log_std) * noise
 
     def log_prob_pre(self, u: Float[Array, "*n act"]) -> Float[Array, "*n"]:
         """log-density of `tanh(u)`, from `u`: sum_i log N(u_i) - log(1 - tanh(u_i)^2) (SAC, appendix C)."""
