@@ -1,6 +1,6 @@
 """How long RAC takes to 95 % of the first version's return on locomotion logs, and what each change since has given.
 
-    python benchmarks/time_to_return.py DATA [--tasks 0 1] [--updates 8000] [--seed 0] [--only NAME ...] [--out FOLDER]
+    python benchmarks/time_to_return.py DATA [--tasks 0 1] [--updates 8000] [--seeds 0] [--only NAME ...] [--out FOLDER]
 
 One rung of the ladder after the other learns policies for the same test tasks of DATA (family/quality, 50 episodes
 each) from the same models, made from each task's own log: RAC without meta-policy, so that nothing but the learner
@@ -9,9 +9,11 @@ of today's. Every `--every` updates the policies are simulated from the same sta
 
 The clock: updates times the median seconds of a round, so that compiling, simulating and whatever else disturbed a
 few rounds is left out. "Reached" is the first look from which the return of two looks in a row is at or above 95 % of
-the return that the first rung ends with. Seconds are those of all tasks together; compare rungs of one run only.
+the return that the first rung ends with, on the mean over tasks and seeds. Seconds are those of all tasks of one seed;
+compare rungs of one run only.
 
-Writes FOLDER/<family>-<quality>.json after every rung, and goes on with what is there for the same settings.
+Writes FOLDER/<family>-<quality>.json (with several seeds <family>-<quality>-<number of seeds>-seeds.json) after every
+rung, and goes on with what is there for the same settings.
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ LADDER: dict[str, dict[str, Any]] = {
 }
 """What each rung adds to those before it. The last leaves `STANDARD`."""
 OFFERED: dict[str, dict[str, Any]] = {
+    "256 wide": {"actor_hidden": [256, 256], "critic_hidden": [256, 256]},
+    "256 wide, horizon 100": {"actor_hidden": [256, 256], "critic_hidden": [256, 256], "gamma": 0.99},
     "logsumexp": {"pushdown": "logsumexp"},
     "logsumexp, one-action gradient": {"pushdown": "logsumexp", "logsumexp_gradient": "sampled"},
     "imagined half as often": {"imagine_every": 500},
@@ -106,7 +110,7 @@ def rungs() -> dict[str, MerPOConfig]:
 def climb(
     name: str, config: MerPOConfig, meta: merpo.Meta, models: pipeline.NewTasks, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Learn by one rung's settings: seconds per 1000 updates, and the returns [look, task, episode] on the way."""
+    """Learn by one rung's settings: seconds per 1000 updates, the returns [look, seed, task, episode] on the way."""
     config = replace(config, adapt_updates=options.updates)
     every = max(1, options.every // config.rac.imagine_every)
     looks = Looks(every)
@@ -115,18 +119,21 @@ def climb(
     pipeline.adapt(meta.learned, models, info, config, meta.seeds, "rac", looks.report, looks)
     family, ids = options.data.partition("/")[0], [task_id(n) for n in models.names]
 
-    def returns(actor: Any) -> list[list[float]]:
-        of_seed = jax.tree.map(lambda x: np.asarray(x)[None], actor)
+    def returns(actor: Any) -> list[list[list[float]]]:
+        by_seed = jax.tree.map(lambda x: np.asarray(x).reshape(len(meta.seeds), len(ids), *x.shape[1:]), actor)
         policies = PolicySet(
-            "rac", PolicyTree(of_seed, meta.learned.preparation), meta.info, models.names, meta.seeds, config
+            "rac", PolicyTree(by_seed, meta.learned.preparation), meta.info, models.names, meta.seeds, config
         )
-        return evaluate_policies(family, policies.act(meta.seeds[0]), ids, options.episodes, 0).round(2).tolist()
+        return [
+            evaluate_policies(family, policies.act(seed), ids, options.episodes, 0).round(2).tolist()
+            for seed in meta.seeds
+        ]
 
     per_round = float(np.median(looks.seconds[1:] or looks.seconds))
     return {
         "name": name,
         "settings": to_json(config.rac),
-        "seconds_per_1000": round(per_round * 1000 / config.rac.imagine_every, 3),
+        "seconds_per_1000": round(per_round * 1000 / config.rac.imagine_every / len(meta.seeds), 3),
         "updates": [done * config.rac.imagine_every for done in looks.actors],
         "returns": [returns(a) for a in looks.actors.values()],
     }
@@ -134,25 +141,26 @@ def climb(
 
 def reached(rung: dict[str, Any], level: float) -> int | None:
     """Updates at the first of two looks in a row whose mean return is at or above `level`; None: never."""
-    means = np.mean(rung["returns"], axis=(1, 2))
+    means = np.mean(rung["returns"], axis=(1, 2, 3))
     both = (means[:-1] >= level) & (means[1:] >= level)
     return rung["updates"][int(np.argmax(both))] if both.any() else None
 
 
 def table(report: dict[str, Any]) -> str:
-    """A Markdown table of the rungs."""
+    """A Markdown table of the rungs; in brackets the tasks, or the seeds where there are several."""
     done = report["rungs"]
     level = LEVEL * float(np.mean(done[0]["returns"][-1]))
     lines = [f"| | s per 1000 updates | return at the end | updates to {level:.0f} | seconds |"]
     lines.append("|:---|---:|---:|---:|---:|")
     for rung in done:
-        last = np.asarray(rung["returns"][-3:]).mean(axis=0)  # noise of single looks averaged over three
+        last = np.asarray(rung["returns"][-3:]).mean(axis=(0, 3))  # noise of single looks averaged over three
         updates = reached(rung, level)
         time_taken = "never" if updates is None else f"{updates * rung['seconds_per_1000'] / 1000:.0f}"
-        per_task = ", ".join(f"{x:.0f}" for x in last.mean(axis=1))
+        split = last.mean(axis=0) if len(last) == 1 else last.mean(axis=1)
+        parts = ", ".join(f"{x:.0f}" for x in split)
         added = "+ " if rung["name"] not in ("first version", "today") else ""
         lines.append(
-            f"| {added}{rung['name']} | {rung['seconds_per_1000']:.2f} | {last.mean():.0f} ({per_task}) | "
+            f"| {added}{rung['name']} | {rung['seconds_per_1000']:.2f} | {last.mean():.0f} ({parts}) | "
             f"{'' if updates is None else updates} | {time_taken} |"
         )
     return "\n".join(lines) + "\n"
@@ -166,14 +174,15 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=8_000)
     parser.add_argument("--every", type=int, default=1000)
     parser.add_argument("--episodes", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", default=[], help="only these rungs")
     parser.add_argument("--out", type=Path, default=Path("results/time_to_return"))
     options = parser.parse_args()
 
     chosen = {n: c for n, c in rungs().items() if not options.only or n in options.only}
-    path = options.out / f"{options.data.replace('/', '-')}.json"
-    asked = {k: getattr(options, k) for k in ("data", "tasks", "updates", "every", "episodes", "seed")}
+    several = f"-{len(options.seeds)}-seeds" if len(options.seeds) > 1 else ""
+    path = options.out / f"{options.data.replace('/', '-')}{several}.json"
+    asked = {k: getattr(options, k) for k in ("data", "tasks", "updates", "every", "episodes", "seeds")}
     report: dict[str, Any] = {"asked": asked, "machine": versions(), "rungs": []}
     if path.exists():
         kept = json.loads(path.read_text())
@@ -186,7 +195,7 @@ def main() -> None:
     idle = from_json(MerPOConfig, merged(to_json(STANDARD), nested({
         "train_updates": 250, "dynamics.pool_steps": 100, "dynamics.meta_iterations": 1, "dynamics.adapt_steps": 100,
     })))  # fmt: skip
-    meta = merpo.MerPO(idle, seed=options.seed).fit(data.train)
+    meta = merpo.MerPO(idle, seeds=options.seeds).fit(data.train)
     models = replace(meta, config=STANDARD).scratch_models(logs)
     for name, config in chosen.items():
         if name in {r["name"] for r in report["rungs"]}:
