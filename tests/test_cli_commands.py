@@ -110,13 +110,18 @@ def test_what_is_said_of_updates_is_what_small_logs_had(run, monkeypatch):
     )
     certified = replace(record, adapted={**record.adapted, "certified": True})
 
-    def said(record, tasks):
-        return evaluate_module.protocol(record, tasks, run, 2).budget
+    def said(record, tasks, policies=None):
+        return evaluate_module.protocol(record, tasks, run, 2, policies or {}).budget
 
     assert "20 updates (merpo: 10, by the size of the log) or" in said(record, both)
     assert "20 updates or" in said(record, one)
     assert "20 updates (merpo: 10, by the size of the log) or" in said(certified, one)
     assert "20 updates (merpo: 10 to 20, by" in said(record, replace(data, tasks=(*both.tasks, *one.tasks)))
+
+    stored = {m: merpo.PolicySet.load(run / "policies" / f"{m}.safetensors") for m in ("rac", "merpo")}
+    kept = {m: replace(p, cloned=((m == "merpo", False), (False, m == "merpo"))) for m, p in stored.items()}
+    assert said(record, both, stored).endswith(" (bc)")
+    assert said(record, both, kept).endswith("; the behaviour's clone in the policy's place: merpo 2 of 4")
 
 
 def four(task):

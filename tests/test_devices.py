@@ -159,7 +159,7 @@ def test_only_the_first_process_writes_and_the_record_says_what_took_part(runs):
     precision = "highest (float32 on a CPU)"
     assert {v["matmul_precision"] for v in found.values()} == {precision}
     evaluated = protocol(
-        read_record(folder / "one"), TaskSet(linear_info(), (linear_task("new", 1, 0),)), folder / "one", 1
+        read_record(folder / "one"), TaskSet(linear_info(), (linear_task("new", 1, 0),)), folder / "one", 1, {}
     )
     assert evaluated.precision == f"float32, matmul precision {precision}"
     assert evaluated.versions["device"] == "cpu"
@@ -174,7 +174,7 @@ def test_results_name_the_device_that_learned_and_the_one_that_simulated(runs):
     path.write_text(json.dumps(json.loads(before) | {"device": "NVIDIA H100"}))
     try:
         evaluated = protocol(
-            read_record(folder / "one"), TaskSet(linear_info(), (linear_task("new", 1, 0),)), folder / "one", 1
+            read_record(folder / "one"), TaskSet(linear_info(), (linear_task("new", 1, 0),)), folder / "one", 1, {}
         )
     finally:
         path.write_text(before)

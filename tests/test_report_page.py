@@ -108,6 +108,7 @@ def test_the_page_says_what_came_of_the_run(first):
     assert "1 of 2 policies are certified" in plain
     assert f"{100 * (own + 20) / 17:.0f} %" in plain
     assert "explains 85 % of how states change and 99.9 % of the reward" in plain
+    assert "Learned with few." in plain
     assert first.config_hash[:12] in text
     for heading in ("Returns on new tasks", "What the policies do", "Certificates", "Learning", "The model of the system", "The data", "How it was made"):  # fmt: skip
         assert f"<h3>{heading}</h3>" in text

@@ -103,7 +103,7 @@ def evaluate(
         tasks=tuple(t.name for t in tasks),
         returns=returns,
         behaviour=np.asarray([t.returns().mean() for t in tasks], np.float64),
-        protocol=protocol(record, tasks, folder, episodes),
+        protocol=protocol(record, tasks, folder, episodes, policies),
         random=np.asarray([t.reference["random"] for t in tasks], np.float64) if known else None,
         expert=np.asarray([t.reference["expert"] for t in tasks], np.float64) if known else None,
     )
@@ -115,8 +115,17 @@ def _span(counts: Iterable[int]) -> str:
     return f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
-def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> Protocol:
-    """How the numbers were made, from the run folder."""
+def _clones(policies: Mapping[str, merpo.PolicySet]) -> str:
+    """Of which methods the guard kept the behaviour's clone, and for how many tasks and seeds."""
+    counts = {m: np.asarray(found.cloned) for m, found in policies.items() if found.cloned is not None}
+    kept = [f"{m} {x.sum()} of {x.size}" for m, x in counts.items() if x.any()]
+    return f"; the behaviour's clone in the policy's place: {', '.join(kept)}" if kept else ""
+
+
+def protocol(
+    record: RunRecord, tasks: TaskSet, folder: Path, episodes: int, policies: Mapping[str, merpo.PolicySet]
+) -> Protocol:
+    """How the numbers were made, from the run folder and its policies."""
     from importlib import metadata
 
     from merpo.evaluation import Protocol
@@ -133,7 +142,7 @@ def protocol(record: RunRecord, tasks: TaskSet, folder: Path, episodes: int) -> 
         budget = (
             f"{config.train_updates} updates of each of {record.train_tasks} training tasks;"
             f" per test task {span} logged episodes and {config.adapt_updates} updates{fewer}"
-            f" or {config.bc_updates} (bc)"
+            f" or {config.bc_updates} (bc){_clones(policies)}"
         )
     else:
         budget = (

@@ -106,6 +106,7 @@ def _returns(run: RunView) -> str:
             f"Undiscounted returns; {whiskers}. Score: interquartile mean, 0 the random policy, 1 the expert."
             " P(better): probability of a higher return than the logged behaviour on a task."
         ),
+        note(f"Learned with {escape(r.protocol.budget)}.") if r.protocol.budget else "",
         "</div></div>",
         "<details><summary>All tasks and methods</summary>",
         table(["task", *(label(m) for m in methods)], per_task),
