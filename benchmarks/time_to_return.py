@@ -8,9 +8,9 @@ differs. Every rung has the changes of those before it; the last are what is off
 of today's. Every `--every` updates the policies are simulated from the same starts, outside the clock.
 
 The clock: updates times the median seconds of a round, so that compiling, simulating and whatever else disturbed a
-few rounds is left out. "Reached" is the first look from which the return of two looks in a row is at or above 95 % of
-the return that the first rung ends with, on the mean over tasks and seeds. Seconds are those of all tasks of one seed;
-compare rungs of one run only.
+few rounds is left out. The return at the end is the mean of the last three looks. "Reached" is the first look from
+which the return of two looks in a row is at or above 95 % of what the first rung has at the end, on the mean over tasks
+and seeds. Seconds are those of all tasks of one seed; compare rungs of one run only.
 
 Writes FOLDER/<family>-<quality>.json (with several seeds <family>-<quality>-<number of seeds>-seeds.json) after every
 rung, and goes on with what is there for the same settings.
@@ -28,6 +28,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 import merpo
 from merpo.algorithms import pipeline
@@ -146,14 +147,20 @@ def reached(rung: dict[str, Any], level: float) -> int | None:
     return rung["updates"][int(np.argmax(both))] if both.any() else None
 
 
+def at_the_end(rung: dict[str, Any]) -> Float[np.ndarray, "seed task"]:
+    """Returns at the end: the noise of single looks averaged over three."""
+    ended: Float[np.ndarray, "seed task"] = np.asarray(rung["returns"][-3:]).mean(axis=(0, 3))
+    return ended
+
+
 def table(report: dict[str, Any]) -> str:
     """A Markdown table of the rungs; in brackets the tasks, or the seeds where there are several."""
     done = report["rungs"]
-    level = LEVEL * float(np.mean(done[0]["returns"][-1]))
+    level = LEVEL * float(at_the_end(done[0]).mean())
     lines = [f"| | s per 1000 updates | return at the end | updates to {level:.0f} | seconds |"]
     lines.append("|:---|---:|---:|---:|---:|")
     for rung in done:
-        last = np.asarray(rung["returns"][-3:]).mean(axis=(0, 3))  # noise of single looks averaged over three
+        last = at_the_end(rung)
         updates = reached(rung, level)
         time_taken = "never" if updates is None else f"{updates * rung['seconds_per_1000'] / 1000:.0f}"
         split = last.mean(axis=0) if len(last) == 1 else last.mean(axis=1)
