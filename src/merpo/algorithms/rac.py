@@ -161,7 +161,7 @@ def dual_step(
 
 
 class Drawn(eqx.Module):
-    """The random numbers of one update. Drawn for many at once they cost a fraction of what they do one by one."""
+    """The random numbers of one update: many of them are drawn at once."""
 
     target: Float[Array, "row act"]
     pushed: Noise
