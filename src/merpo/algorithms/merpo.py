@@ -135,7 +135,7 @@ def rac_steps(
 ) -> tuple[Learner, dict[str, Array]]:
     """`steps` RAC updates of one job against a fixed meta-policy; metrics are their means.
 
-    All that is random is drawn for all updates at once: the same numbers in less time.
+    All that is random is drawn for all updates at once: the numbers that each would draw.
     """
     rest, act_dim = config.batch - config.real_rows, jobs.data.action.shape[-1]
 
