@@ -15,7 +15,7 @@ from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import predict
 from merpo.dynamics.termination import Termination
 from merpo.errors import ConfigError
-from toys import actor, critic, ensemble, transitions, unit_scale
+from toys import NEVER, actor, critic, ensemble, transitions, unit_scale
 
 FIXED = RACConfig(
     actor_hidden=(6,), critic_hidden=(6,), batch=8, alpha=0.3, rollout_rows=6, rollout_length=1, buffer=8,
@@ -23,7 +23,6 @@ FIXED = RACConfig(
 )  # fmt: skip
 ADAPTIVE = replace(FIXED, alpha_mode="adaptive", alpha_gain=5.0)
 MODEL = DynamicsConfig(hidden=(4,), members=4, elites=3)
-NEVER = Termination("never", jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32))
 POSITIVE = Termination("bounds", jnp.zeros(1, jnp.int32), jnp.full(1, -1e6), jnp.zeros(1, jnp.float32))
 
 

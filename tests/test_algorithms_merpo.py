@@ -19,9 +19,8 @@ from merpo.data import action_noise
 from merpo.data.types import SetInfo, TaskData, Transitions
 from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import Ring
-from merpo.dynamics.termination import Termination
 from merpo.networks import TanhGaussian
-from toys import actor, critic, ensemble, gaussian_actor, transitions, unit_scale
+from toys import NEVER, actor, critic, ensemble, gaussian_actor, transitions, unit_scale
 
 MEANS = np.array([[0.5, -0.2], [-0.3, 0.4], [0.1, 0.9]])
 STDS = np.array([[0.3, 0.5], [0.2, 0.7], [0.6, 0.4]])
@@ -234,11 +233,10 @@ def test_updates_drawn_at_once_are_those_of_one_after_another(settings):
     logged, imagined, pi_c = transitions(3, (2, 12)), transitions(4, 30), actor(5)
     dynamics = DynamicsConfig(hidden=(4,), members=2, elites=1)
     model = FittedModel(ensemble(4, 3, 2, dynamics), jnp.zeros(1, jnp.int32), jnp.zeros(2, jnp.float32))
-    none, zero = jnp.zeros(0, jnp.float32), jnp.zeros(1, jnp.int32)
+    zero = jnp.zeros(1, jnp.int32)
     weights = rac.Weights(*(jnp.asarray(x, jnp.float32) for x in (0.4, 0.1, 0.0, 0.1)))
-    never = Termination("never", zero[:0], none, none)
     sizes = jnp.asarray([12, 9])
-    jobs = Jobs(logged, sizes, zero, zero, model, unit_scale(3), never, weights, jnp.zeros((1, 0), jnp.float32))
+    jobs = Jobs(logged, sizes, zero, zero, model, unit_scale(3), NEVER, weights, jnp.zeros((1, 0), jnp.float32))
     ring = Ring(imagined, jnp.asarray(25), jnp.asarray(25))
     start, key, task, steps = rac.init(actor(0), critic(1), config), jax.random.key(7), jnp.asarray(1), 3
 

@@ -17,10 +17,9 @@ from merpo.dynamics.imagination import Ring, imagine, predict
 from merpo.dynamics.termination import Termination
 from merpo.evaluation import imagined_return
 from merpo.networks import Actor
-from toys import ensemble, unit_scale
+from toys import NEVER, ensemble, unit_scale
 
 CONFIG = DynamicsConfig(hidden=(4,), members=4, elites=3)
-NEVER = Termination("never", jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32))
 
 
 def drifting(steps) -> FittedModel:

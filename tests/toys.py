@@ -17,9 +17,13 @@ import optax
 
 from merpo.data.types import SetInfo, TaskData, TaskSet, Transitions
 from merpo.dynamics.ensemble import DynamicsConfig, Ensemble, TargetScale
+from merpo.dynamics.termination import Termination
 from merpo.networks import MLP, Actor, TwinCritic
 
 Key = Any
+
+NEVER = Termination("never", jnp.zeros(0, jnp.int32), jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32))
+"""A system whose episodes do not end."""
 
 
 def _standard_bias_correction(*args: Any, _original: Any = optax.tree.bias_correction, **settings: Any) -> Any:
