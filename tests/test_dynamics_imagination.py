@@ -1,5 +1,7 @@
 """Imagined rollouts stop at termination and keep to one elite; the ring keeps what is valid and nothing else."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,12 +14,13 @@ from merpo import DynamicsConfig
 from merpo.algorithms.pipeline import termination_rule
 from merpo.data import Bounds, Preparation
 from merpo.data.types import SetInfo, Transitions
+from merpo.dynamics.ensemble import fit_scale
 from merpo.dynamics.fit import FittedModel, reach_of
 from merpo.dynamics.imagination import Ring, imagine, predict
 from merpo.dynamics.termination import Termination
 from merpo.evaluation import imagined_return
 from merpo.networks import Actor
-from toys import NEVER, ensemble, unit_scale
+from toys import NEVER, ensemble, transitions, unit_scale
 
 CONFIG = DynamicsConfig(hidden=(4,), members=4, elites=3)
 
@@ -121,17 +124,39 @@ def test_imagination_goes_where_a_new_task_was_logged():
     obs = jnp.asarray([[0.0, 0.0], [4.0, 1.0]], jnp.float32)
     none = jnp.zeros(2, jnp.float32)
     log = Transitions(obs, none[:, None], none, obs, none > 0, none > 0)
-    low, high = reach_of(log, scale)
-    np.testing.assert_allclose(low, [-2.0, -2.0])
-    np.testing.assert_allclose(high, [6.0, 2.0])
+    reach = reach_of(log, jnp.asarray(2), scale)
+    np.testing.assert_allclose(reach.obs_low, [-2.0, -2.0])
+    np.testing.assert_allclose(reach.obs_high, [6.0, 2.0])
+    assert reach.reward_high is None
 
     fitted, start = drifting([1.0, 9.0, 1.0, 1.0]), jnp.zeros((3, 2), jnp.float32)
     held, _ = rollout(fitted, start, 8, NEVER, scale)
     freed, _ = rollout(
-        eqx.tree_at(lambda f: f.reach, fitted, (low, high), is_leaf=lambda x: x is None), start, 8, NEVER, scale
+        eqx.tree_at(lambda f: f.reach, fitted, reach, is_leaf=lambda x: x is None), start, 8, NEVER, scale
     )
     np.testing.assert_allclose(held.next_obs[:, 0, 0], [1, 2, 2, 2, 2, 2, 2, 2], atol=1e-4)
     np.testing.assert_allclose(freed.next_obs[:, 0, 0], [1, 2, 3, 4, 5, 6, 6, 6], atol=1e-4)
+
+
+def test_no_imagined_reward_is_above_the_best_logged():
+    """The training tasks' best reward is 0.5, the new one's 1.5; the padding after its rows is no reward."""
+    units = unit_scale(2)
+    mean, std = units.mean.at[2].set(-5.0), units.std.at[2].set(3.0)
+    rewards = [-5.0, -2.0, 1.0, 4.0]  # what the four members foretell
+    train = eqx.tree_at(lambda t: t.reward, transitions(0, 50, 2, 1), jnp.linspace(-1.0, 0.5, 50))
+    log = eqx.tree_at(lambda t: t.reward, transitions(1, 4, 2, 1), jnp.asarray([1.5, -2.5, 9.0, 9.0], jnp.float32))
+    obs, action = jnp.zeros((4, 1, 2), jnp.float32), jnp.zeros((4, 1, 1), jnp.float32)
+
+    def foretold(scale):
+        run = eqx.filter_jit(lambda m, s: predict(m, s, obs, action, jax.random.key(0))[1][:, 0])
+        return run(drifting([0.0] * 4).model, scale)
+
+    free = replace(fit_scale(train), mean=mean, std=std)
+    np.testing.assert_allclose(foretold(free), rewards, atol=1e-4)
+    held = replace(fit_scale(train, cap_rewards=True), mean=mean, std=std)
+    np.testing.assert_allclose(foretold(held), [-5.0, -2.0, 0.5, 0.5], atol=1e-4)
+    fitted = replace(drifting([0.0] * 4), reach=reach_of(log, jnp.asarray(2), held))
+    np.testing.assert_allclose(foretold(fitted.within(held)), [-5.0, -2.0, 1.0, 1.5], atol=1e-4)
 
 
 def test_noise_has_the_predicted_deviation():

@@ -288,7 +288,8 @@ def unlearned(info: SetInfo, config: MerPOConfig, seeds: Sequence[int]) -> Learn
     actor, critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, config.rac, config.context))(keys)
     context = jax.vmap(lambda _: Context.like(info.obs_dim, info.act_dim, config.context))(jnp.arange(len(seeds)))
     out, obs = jnp.zeros(info.obs_dim + 1, jnp.float32), jnp.zeros(info.obs_dim, jnp.float32)
-    scale = TargetScale(out, out, obs, obs)
+    best = jnp.zeros((), jnp.float32) if config.dynamics.cap_rewards else None
+    scale = TargetScale(out, out, obs, obs, best)
     return Learned(models, actor, critic, context, scale, Preparation.like(info.obs_dim, info.act_dim))
 
 

@@ -139,7 +139,7 @@ def fit(
     """
     batch = make_batch(tasks, preparation, config, seed=0)
     termination = termination_rule(info, preparation)
-    scale = _scale(tasks, preparation)
+    scale = units_of(tasks, preparation, config)
     names = tuple(t.name for t in tasks)
 
     def models_of(seed: int) -> tuple[Ensemble, FittedModel]:
@@ -181,9 +181,11 @@ def fit(
     return learned, metrics
 
 
-def _scale(tasks: Sequence[TaskData], preparation: Preparation) -> TargetScale:
+def units_of(tasks: Sequence[TaskData], preparation: Preparation, config: MerPOConfig) -> TargetScale:
+    """The scale of the training tasks' logs, and the bounds of what is imagined."""
     flat = [preparation.task(t).transitions for t in tasks]
-    return fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat))
+    rows = jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat)
+    return fit_scale(rows, config.dynamics.cap_rewards)
 
 
 def _stacked(trees: Sequence[Any]) -> Any:

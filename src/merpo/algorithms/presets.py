@@ -37,6 +37,7 @@ SMALL = MerPOConfig(
     dynamics=DynamicsConfig(
         hidden=(64, 64, 64),
         reward_given_next=True,
+        cap_rewards=True,
         members=4,
         elites=3,
         learning_rate=3e-3,

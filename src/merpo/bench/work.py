@@ -17,13 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from merpo import devices
-from merpo.algorithms.pipeline import Learned
+from merpo.algorithms.pipeline import Learned, units_of
 from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.threads import cores
 from merpo.api import MerPO, Meta, unlearned
 from merpo.bench.plan import Cell, Fit
 from merpo.data import Preparation, TaskSet
-from merpo.dynamics.ensemble import fit_scale
 from merpo.evaluation import evaluate_policies, task_id
 from merpo.inputs import training_tasks
 from merpo.policies import PolicySet
@@ -146,8 +145,7 @@ def units_only(cells: Sequence[Cell]) -> Meta:
     cell, seeds = cells[0], tuple(c.seed for c in cells)
     used = training_tasks(cell.train.load(), cell.config.rac.gamma, "error")
     ready = Preparation.fit(used)
-    flat = [ready.task(t).transitions for t in used]
-    scale = fit_scale(jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat))
+    scale = units_of(used, ready, cell.config)
     shapes = eqx.filter_eval_shape(lambda: unlearned(used.info, cell.config, seeds))
     blank = jax.tree.map(_zeros, shapes)
     learned = Learned(blank.meta_model, blank.meta_actor, blank.meta_critic, blank.context, scale, ready)

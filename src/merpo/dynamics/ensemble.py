@@ -34,6 +34,9 @@ class DynamicsConfig:
     reward_given_next: bool = False
     """Whether the reward has a network of its own that sees s' too, p(s'|s,a) p(r|s,a,s'), instead of p(s',r|s,a) with
     independent errors. Where tasks differ in dynamics and share the reward, that network is right in every task."""
+    cap_rewards: bool = False
+    """Whether no imagined reward is above the best that the training tasks, or the task itself, have logged. Where logs
+    show only that the reward grows on the way, a network's guess grows on beyond them, and a policy follows it."""
     members: int = 7
     """Networks in the ensemble."""
     elites: int = 5
@@ -114,16 +117,19 @@ class TargetScale(eqx.Module):
     obs_low: Float[Array, " obs"]
     """Imagined states are kept within `[obs_low, obs_high]`: the logged range widened by half its width."""
     obs_high: Float[Array, " obs"]
+    reward_high: Float[Array, ""] | None = None
+    """The best logged reward, above which none is imagined; None: imagined rewards have no cap."""
 
 
-def fit_scale(transitions: Transitions) -> TargetScale:
+def fit_scale(transitions: Transitions, cap_rewards: bool = False) -> TargetScale:
     """Scale from all real rows ([row, ...]) of the training tasks."""
     target = jnp.concatenate([transitions.next_obs - transitions.obs, transitions.reward[:, None]], axis=-1)
     both = jnp.concatenate([transitions.obs, transitions.next_obs])
     low, high = jnp.min(both, axis=0), jnp.max(both, axis=0)
     margin = 0.5 * (high - low)
+    best = jnp.max(transitions.reward) if cap_rewards else None
     return TargetScale(
-        jnp.mean(target, axis=0), jnp.maximum(jnp.std(target, axis=0), 1e-4), low - margin, high + margin
+        jnp.mean(target, axis=0), jnp.maximum(jnp.std(target, axis=0), 1e-4), low - margin, high + margin, best
     )
 
 

@@ -50,14 +50,22 @@ class Rows(eqx.Module):
     """Which of them are real."""
 
 
+class Reach(eqx.Module):
+    """Bounds of what is imagined for a task, as in `TargetScale`."""
+
+    obs_low: Float[Array, "*task obs"]
+    obs_high: Float[Array, "*task obs"]
+    reward_high: Float[Array, "*task"] | None = None
+
+
 class FittedModel(eqx.Module):
     """One task's ensemble, its elites, and their hold-out error."""
 
     model: Ensemble
     elites: Int[Array, "*task elite"]
     error: Float[Array, "*task member"]
-    reach: tuple[Float[Array, "*task obs"], Float[Array, "*task obs"]] | None = None
-    """Bounds of imagined states; None: those of the training tasks."""
+    reach: Reach | None = None
+    """Bounds of what is imagined; None: those of the training tasks."""
 
     def elite_members(self) -> Ensemble:
         """The elites alone, for one task (no leading axis)."""
@@ -67,7 +75,7 @@ class FittedModel(eqx.Module):
         """The same units, with this task's bounds."""
         if self.reach is None:
             return scale
-        return TargetScale(scale.mean, scale.std, *self.reach)
+        return replace(scale, **vars(self.reach))
 
 
 GOOD = 0.01
@@ -91,15 +99,22 @@ def less_wrong(one: FittedModel, other: FittedModel) -> tuple[FittedModel, Bool[
     return jax.tree.map(pick, one, other), worse
 
 
-def reach_of(data: Transitions, scale: TargetScale) -> tuple[Float[Array, " obs"], Float[Array, " obs"]]:
-    """The training tasks' bounds, and beyond them where the task's own logged range, widened by half its width, goes.
+def reach_of(data: Transitions, size: Int[Array, ""], scale: TargetScale) -> Reach:
+    """The training tasks' bounds, and beyond them where the task's own logged range goes: that of the states widened by
+    half its width.
 
-    A new task may be logged where no training task was. (Padding rows are zeros, the training tasks' mean.)
+    A new task may be logged where no training task was. The rows from `size` on are padding: zeros, for states the
+    training tasks' mean, for rewards perhaps more than was ever logged.
     """
     both = jnp.concatenate([data.obs, data.next_obs])
     low, high = jnp.min(both, axis=0), jnp.max(both, axis=0)
     margin = 0.5 * (high - low)
-    return jnp.minimum(scale.obs_low, low - margin), jnp.maximum(scale.obs_high, high + margin)
+    states = jnp.minimum(scale.obs_low, low - margin), jnp.maximum(scale.obs_high, high + margin)
+    if scale.reward_high is None:
+        return Reach(*states)
+    logged = jnp.arange(data.reward.shape[0]) < size
+    best = jnp.max(jnp.where(logged, data.reward, -jnp.inf))
+    return Reach(*states, jnp.maximum(scale.reward_high, best))
 
 
 def split_rows(tasks: Sequence[TaskData], config: DynamicsConfig, seed: int) -> Rows:
@@ -322,6 +337,7 @@ def adapt_one(
     start: Ensemble,
     anchor: Ensemble,
     data: Transitions,
+    size: Int[Array, ""],
     rows: Rows,
     scale: TargetScale,
     key: PRNGKeyArray,
@@ -354,7 +370,7 @@ def adapt_one(
     done = jnp.arange(checks, dtype=jnp.float32) / max(checks - 1, 1)
     (_, _, best, _), curve = jax.lax.scan(body, carry, (jax.random.split(key, checks), done))
     error = holdout_error(best, held, rows.held_valid, scale)
-    fitted = FittedModel(best, elite_indices(error, config.elites), error, reach_of(data, scale))
+    fitted = FittedModel(best, elite_indices(error, config.elites), error, reach_of(data, size, scale))
     return fitted, jnp.concatenate([jnp.mean(first)[None], curve])
 
 
@@ -374,8 +390,9 @@ def adapt_models(
 
     def one(shared, args):
         meta, scale = shared
-        data, own, k = args
-        return adapt_one(meta, meta, data, own, scale, k, config, learn_termination)
+        data, size, own, k = args
+        return adapt_one(meta, meta, data, size, own, scale, k, config, learn_termination)
 
     keys = jax.random.split(key, rows.count.shape[0])
-    return map_jobs(one, (meta, scale), (stacked.transitions, rows, keys), batched(config.group, config.hidden), mesh)
+    tasks = (stacked.transitions, stacked.size, rows, keys)
+    return map_jobs(one, (meta, scale), tasks, batched(config.group, config.hidden), mesh)

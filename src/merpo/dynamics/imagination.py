@@ -36,7 +36,10 @@ def predict(
     draw = draw * scale.std[None, None] + scale.mean[None, None]
     # Far from the data a Gaussian network can leave every plausible range; the widened logged range holds it.
     next_obs = jnp.clip(obs + draw[..., :-1], scale.obs_low[None, None], scale.obs_high[None, None])
-    return next_obs, draw[..., -1], logit
+    reward = draw[..., -1]
+    if scale.reward_high is not None:
+        reward = jnp.minimum(reward, scale.reward_high)
+    return next_obs, reward, logit
 
 
 def imagine(
