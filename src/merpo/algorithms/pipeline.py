@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -181,7 +181,7 @@ def fit(
     return learned, metrics
 
 
-def units_of(tasks: Sequence[TaskData], preparation: Preparation, config: MerPOConfig) -> TargetScale:
+def units_of(tasks: Iterable[TaskData], preparation: Preparation, config: MerPOConfig) -> TargetScale:
     """The scale of the training tasks' logs, and the bounds of what is imagined."""
     flat = [preparation.task(t).transitions for t in tasks]
     rows = jax.tree.map(lambda *x: jnp.concatenate([jnp.asarray(v) for v in x]), *flat)
