@@ -19,7 +19,7 @@ from merpo.data import action_noise
 from merpo.data.types import SetInfo, TaskData, Transitions
 from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import Ring
-from merpo.networks import TanhGaussian
+from merpo.networks import Actor, TanhGaussian
 from toys import NEVER, actor, critic, ensemble, gaussian_actor, transitions, unit_scale
 
 MEANS = np.array([[0.5, -0.2], [-0.3, 0.4], [0.1, 0.9]])
@@ -258,3 +258,31 @@ def test_updates_drawn_at_once_are_those_of_one_after_another(settings):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
     for name, mean in metrics.items():
         np.testing.assert_allclose(mean, np.mean([f[name] for f in seen]), rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_some_imagined_actions_are_drawn_uniformly(share):
+    """A policy at the bounds of its actions: all else that is imagined is `explore`, in both columns at once."""
+    config = RACConfig(
+        actor_hidden=(), critic_hidden=(6,), batch=8, explore=share, rollout_rows=1000, rollout_length=4, buffer=4000
+    )
+    dynamics = DynamicsConfig(hidden=(4,), members=2, elites=2)
+    model = FittedModel(ensemble(4, 1, 2, dynamics), jnp.arange(2), jnp.zeros(2, jnp.float32))
+    zero, none = jnp.zeros(1, jnp.int32), jnp.zeros((1, 0), jnp.float32)
+    weights = rac.Weights(*(jnp.asarray(x, jnp.float32) for x in (0.4, 0.1, 0.0, 0.1)))
+    jobs = Jobs(
+        transitions(3, (1, 12), 1), jnp.asarray([12]), zero, zero, model, unit_scale(1, 3.0), NEVER, weights, none
+    )
+    saturated = jax.tree.map(jnp.zeros_like, Actor(1, 2, (), jax.random.key(0)))
+    bias = jnp.asarray([9.0, -9.0, -9.0, -9.0], jnp.float32)
+    saturated = eqx.tree_at(lambda a: a.net.layers[0].bias, saturated, bias)
+    learner, empty = rac.init(saturated, critic(1, 1), config), Ring.empty(config.buffer, 1, 2)
+    run = jax.jit(lambda n, r, k: merpo.refresh(n, r, jobs, jnp.asarray(0), model, saturated, k, 0.9, config))
+    _, ring = run(learner, empty, jax.random.key(2))
+    actions = np.asarray(ring.rows.action)
+    own = np.abs(actions) > 0.999
+    assert (own[:, 0] == own[:, 1]).mean() > 0.999
+    others = actions[~own[:, 0]]
+    assert len(others) == pytest.approx(share * len(actions), abs=5 * (0.25 * 0.75 * len(actions)) ** 0.5)
+    for column in others.T if share else ():
+        assert stats.kstest(column, "uniform", (-1, 2)).pvalue > 1e-3

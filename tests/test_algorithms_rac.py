@@ -417,7 +417,7 @@ def test_init_starts_the_target_at_the_critic():
         {"alpha": -0.1}, {"alpha": 1.1}, {"tau": 2.0}, {"lam": -1.0}, {"beta": -1.0}, {"temperature": -1.0},
         {"batch": 0}, {"rollout_length": -1}, {"rollout_rows": 0}, {"imagine_every": 0}, {"buffer": 0},
         {"real_fraction": 0.0}, {"real_fraction": 1.0}, {"lam_range": (0.0, 1.0)}, {"lam_range": (2.0, 1.0)},
-        {"alpha": float("nan")},
+        {"alpha": float("nan")}, {"explore": -0.1}, {"explore": 1.5},
     ],
 )  # fmt: skip
 def test_settings_outside_their_range(bad):

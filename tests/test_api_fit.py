@@ -40,7 +40,8 @@ TINY = MerPOConfig(
         actor_hidden=(6,), critic_hidden=(6,), batch=8, rollout_length=2, rollout_rows=4, imagine_every=4, buffer=24
     ),
     dynamics=DynamicsConfig(
-        hidden=(4,), members=2, elites=2, batch=4, meta_iterations=2, inner_steps=2, adapt_steps=4, check_every=2
+        hidden=(4,), members=2, elites=2, batch=4, meta_iterations=2, inner_steps=2, adapt_steps=4, check_every=2,
+        cap_rewards=True,
     ),
     train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_batch=4, context=2, bc_updates=20,
 )  # fmt: skip
@@ -187,6 +188,9 @@ def test_meta_round_trip_adapts_bit_for_bit(fitted, adapted, data, tmp_path):
     assert loaded.config == TINY
     assert loaded.info == data.info
     assert loaded.seeds == (3, 5)
+    ready = loaded.learned.preparation
+    best = max(float(ready.task(t).transitions.reward.max()) for t in data.train)
+    assert float(loaded.learned.scale.logged.best) == pytest.approx(best)
     again = loaded.adapt_many(data.test)
     assert eqx.tree_equal(jax.device_get(again.tree.actor), jax.device_get(adapted.tree.actor))
 

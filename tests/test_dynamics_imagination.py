@@ -14,7 +14,7 @@ from merpo import DynamicsConfig
 from merpo.algorithms.pipeline import termination_rule
 from merpo.data import Bounds, Preparation
 from merpo.data.types import SetInfo, Transitions
-from merpo.dynamics.ensemble import fit_scale
+from merpo.dynamics.ensemble import Logged, fit_scale
 from merpo.dynamics.fit import FittedModel, reach_of
 from merpo.dynamics.imagination import Ring, imagine, predict
 from merpo.dynamics.termination import Termination
@@ -127,7 +127,7 @@ def test_imagination_goes_where_a_new_task_was_logged():
     reach = reach_of(log, jnp.asarray(2), scale)
     np.testing.assert_allclose(reach.obs_low, [-2.0, -2.0])
     np.testing.assert_allclose(reach.obs_high, [6.0, 2.0])
-    assert reach.reward_high is None
+    assert reach.logged is None
 
     fitted, start = drifting([1.0, 9.0, 1.0, 1.0]), jnp.zeros((3, 2), jnp.float32)
     held, _ = rollout(fitted, start, 8, NEVER, scale)
@@ -139,12 +139,13 @@ def test_imagination_goes_where_a_new_task_was_logged():
 
 
 def test_no_imagined_reward_is_above_the_best_logged():
-    """The training tasks' best reward is 0.5, the new one's 1.5; the padding after its rows is no reward."""
+    """The training tasks' best reward is 0.5, the new one's 1.5; the padding after its rows is no reward and no state."""
     units = unit_scale(2)
     mean, std = units.mean.at[2].set(-5.0), units.std.at[2].set(3.0)
     rewards = [-5.0, -2.0, 1.0, 4.0]  # what the four members foretell
     train = eqx.tree_at(lambda t: t.reward, transitions(0, 50, 2, 1), jnp.linspace(-1.0, 0.5, 50))
     log = eqx.tree_at(lambda t: t.reward, transitions(1, 4, 2, 1), jnp.asarray([1.5, -2.5, 9.0, 9.0], jnp.float32))
+    log = eqx.tree_at(lambda t: t.obs, log, log.obs.at[2:].set(50.0))
     obs, action = jnp.zeros((4, 1, 2), jnp.float32), jnp.zeros((4, 1, 1), jnp.float32)
 
     def foretold(scale):
@@ -157,6 +158,16 @@ def test_no_imagined_reward_is_above_the_best_logged():
     np.testing.assert_allclose(foretold(held), [-5.0, -2.0, 0.5, 0.5], atol=1e-4)
     fitted = replace(drifting([0.0] * 4), reach=reach_of(log, jnp.asarray(2), held))
     np.testing.assert_allclose(foretold(fitted.within(held)), [-5.0, -2.0, 1.0, 1.5], atol=1e-4)
+    assert float(fitted.reach.logged.worst) == -2.5
+    assert float(fitted.reach.logged.high.max()) < 10.0
+
+
+def test_the_cap_falls_beyond_the_logged_states():
+    """Logged: 0 to 4 and 1 (never another), rewards of -3 to 2; a width of 4 costs 5, and 1 stands for none."""
+    low, high = jnp.asarray([0.0, 1.0], jnp.float32), jnp.asarray([4.0, 1.0], jnp.float32)
+    logged = Logged(low, high, jnp.asarray(-3.0), jnp.asarray(2.0))
+    cases = {(0.0, 1.0): 2.0, (4.0, 1.0): 2.0, (6.0, 1.0): -0.5, (-4.0, 1.0): -3.0, (2.0, 1.2): 1.0, (6.0, 1.2): -0.5}
+    np.testing.assert_allclose(logged.cap(jnp.asarray(list(cases), jnp.float32)), list(cases.values()), atol=1e-5)
 
 
 def test_noise_has_the_predicted_deviation():

@@ -29,7 +29,7 @@ from merpo.algorithms.presets import default_config
 from merpo.algorithms.rivals import adapt as rivals
 from merpo.algorithms.rivals.combo import scratch_models
 from merpo.data import LogSummary, Preparation, SetInfo, TaskData, TaskSet, storage
-from merpo.dynamics.ensemble import Ensemble, TargetScale
+from merpo.dynamics.ensemble import Ensemble, Logged, TargetScale
 from merpo.errors import ConfigError, StorageError, UnknownNameError
 from merpo.inputs import checked_seeds, checked_tasks, training_tasks
 from merpo.policies import Policy, PolicySet, PolicyTree
@@ -288,8 +288,8 @@ def unlearned(info: SetInfo, config: MerPOConfig, seeds: Sequence[int]) -> Learn
     actor, critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, config.rac, config.context))(keys)
     context = jax.vmap(lambda _: Context.like(info.obs_dim, info.act_dim, config.context))(jnp.arange(len(seeds)))
     out, obs = jnp.zeros(info.obs_dim + 1, jnp.float32), jnp.zeros(info.obs_dim, jnp.float32)
-    best = jnp.zeros((), jnp.float32) if config.dynamics.cap_rewards else None
-    scale = TargetScale(out, out, obs, obs, best)
+    logged = Logged(obs, obs, out[0], out[0]) if config.dynamics.cap_rewards else None
+    scale = TargetScale(out, out, obs, obs, logged)
     return Learned(models, actor, critic, context, scale, Preparation.like(info.obs_dim, info.act_dim))
 
 

@@ -115,10 +115,19 @@ def refresh(
         return learner, ring
 
     def act(obs: Float[Array, "*n obs"], k: PRNGKeyArray) -> Float[Array, "*n act"]:
-        return jnp.tanh(learner.actor(obs).sample_pre(k))
+        return exploring(jnp.tanh(learner.actor(obs).sample_pre(k)), k, config.explore)
 
     rows, valid = imagine(fitted, jobs.scale, act, real.obs, k_roll, config.rollout_length, jobs.termination)
     return learner, ring.add(rows, valid)
+
+
+def exploring(action: Float[Array, "*n act"], key: PRNGKeyArray, share: float) -> Float[Array, "*n act"]:
+    """Actions, this share of them drawn uniformly from [-1, 1]^d instead."""
+    if share == 0.0:
+        return action
+    k_any, k_which = jax.random.split(jax.random.fold_in(key, 1))
+    other = jax.random.uniform(k_any, action.shape, action.dtype, -1.0, 1.0)
+    return jnp.where(jax.random.bernoulli(k_which, share, (*action.shape[:-1], 1)), other, action)
 
 
 def rac_steps(

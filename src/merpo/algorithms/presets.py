@@ -30,6 +30,7 @@ SMALL = MerPOConfig(
         temperature=1e-4,
         target_entropy=-3.0,
         rollout_length=10,
+        explore=0.2,
         rollout_rows=120,
         imagine_every=100,
         buffer=12_000,
@@ -64,9 +65,10 @@ SMALL = MerPOConfig(
 NARROW_NOISE = 0.6
 """`action_noise` below which logs are narrow: about those of a good policy that hardly explores."""
 
-NARROW = replace(SMALL, rac=replace(SMALL.rac, behaviour="density", lam=0.15, beta=0.5), combo_beta=10.0)
+NARROW = replace(SMALL, rac=replace(SMALL.rac, behaviour="density", lam=0.15, beta=0.5, explore=0.0), combo_beta=10.0)
 """For low-dimensional systems with narrow logs. The model knows little beyond such logs, and what it makes up there is
-what a policy that is hardly held would seek: it is held by KL(pi || pi_b), which weighs a step by the log's noise."""
+what a policy that is hardly held would seek: it is held by KL(pi || pi_b), which weighs a step by the log's noise, and
+imagines no other actions than its own."""
 
 STANDARD = MerPOConfig(
     rac=RACConfig(

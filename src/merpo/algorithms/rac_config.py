@@ -101,6 +101,9 @@ class RACConfig:
     """Step of dual ascent on the log temperature."""
     rollout_length: int = 5
     """Steps of each imagined rollout; 0: nothing is imagined, and logged rows stand in for model data too."""
+    explore: float = 0.0
+    """Share of imagined steps whose action is drawn uniformly. A policy at the bounds of its actions never imagines
+    another one, and so never learns that another has become better on the way."""
     rollout_rows: int = 500
     """Start states per imagination and task; a multiple of the elites."""
     imagine_every: int = 250
@@ -113,6 +116,7 @@ class RACConfig:
             ("alpha", 0.0, 1.0),
             ("lr_final", 0.0, 1.0),
             ("real_fraction", 0.0, 1.0),
+            ("explore", 0.0, 1.0),
             ("tau", 0.0, 1.0),
         ):
             value = getattr(self, name)

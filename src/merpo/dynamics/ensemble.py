@@ -35,8 +35,9 @@ class DynamicsConfig:
     """Whether the reward has a network of its own that sees s' too, p(s'|s,a) p(r|s,a,s'), instead of p(s',r|s,a) with
     independent errors. Where tasks differ in dynamics and share the reward, that network is right in every task."""
     cap_rewards: bool = False
-    """Whether no imagined reward is above the best that the training tasks, or the task itself, have logged. Where logs
-    show only that the reward grows on the way, a network's guess grows on beyond them, and a policy follows it."""
+    """Whether no imagined reward is above the best that the training tasks, or the task itself, have logged, nor above
+    less the further a state lies beyond those logged (`Logged.cap`). Where logs show only that the reward grows on the
+    way, a network's guess grows on beyond them, and a policy follows it."""
     members: int = 7
     """Networks in the ensemble."""
     elites: int = 5
@@ -109,6 +110,38 @@ class DynamicsConfig:
                 raise ConfigError(f"{name}={steps}: expected a multiple of check_every={self.check_every}.")
 
 
+class Logged(eqx.Module):
+    """Between what bounds states and rewards were logged, in prepared units."""
+
+    low: Float[Array, "*task obs"]
+    high: Float[Array, "*task obs"]
+    worst: Float[Array, "*task"]
+    best: Float[Array, "*task"]
+
+    @staticmethod
+    def of(data: Transitions, real: Bool[Array, " row"] | bool = True) -> Logged:
+        """The bounds of one stack of rows; those that are not real do not count."""
+        states, there = jnp.stack([data.obs, data.next_obs]), jnp.broadcast_to(real, data.reward.shape)
+        low = jnp.min(states, axis=(0, 1), where=there[None, :, None], initial=jnp.inf)
+        high = jnp.max(states, axis=(0, 1), where=there[None, :, None], initial=-jnp.inf)
+        worst = jnp.min(data.reward, where=there, initial=jnp.inf)
+        return Logged(low, high, worst, jnp.max(data.reward, where=there, initial=-jnp.inf))
+
+    def union(self, other: Logged) -> Logged:
+        """The bounds of both."""
+        low, worst = jnp.minimum(self.low, other.low), jnp.minimum(self.worst, other.worst)
+        return Logged(low, jnp.maximum(self.high, other.high), worst, jnp.maximum(self.best, other.best))
+
+    def cap(self, obs: Float[Array, "*n obs"]) -> Float[Array, "*n"]:
+        """The best logged reward; beyond the logged states less, by all the logged range of rewards for each width of
+        theirs (where it is most), as if the reward fell there as fast as it ever may on the whole way through the log.
+
+        A width is at least one deviation: a column that never changed says nothing of distances.
+        """
+        beyond = jnp.maximum(self.low - obs, obs - self.high) / jnp.maximum(self.high - self.low, 1.0)
+        return self.best - (self.best - self.worst) * jnp.maximum(jnp.max(beyond, axis=-1), 0.0)
+
+
 class TargetScale(eqx.Module):
     """Mean and deviation of (s' - s, r) over the training tasks; common to all tasks so that phi_m has one meaning."""
 
@@ -117,8 +150,8 @@ class TargetScale(eqx.Module):
     obs_low: Float[Array, " obs"]
     """Imagined states are kept within `[obs_low, obs_high]`: the logged range widened by half its width."""
     obs_high: Float[Array, " obs"]
-    reward_high: Float[Array, ""] | None = None
-    """The best logged reward, above which none is imagined; None: imagined rewards have no cap."""
+    logged: Logged | None = None
+    """What caps imagined rewards; None: nothing does."""
 
 
 def fit_scale(transitions: Transitions, cap_rewards: bool = False) -> TargetScale:
@@ -127,9 +160,9 @@ def fit_scale(transitions: Transitions, cap_rewards: bool = False) -> TargetScal
     both = jnp.concatenate([transitions.obs, transitions.next_obs])
     low, high = jnp.min(both, axis=0), jnp.max(both, axis=0)
     margin = 0.5 * (high - low)
-    best = jnp.max(transitions.reward) if cap_rewards else None
+    logged = Logged.of(transitions) if cap_rewards else None
     return TargetScale(
-        jnp.mean(target, axis=0), jnp.maximum(jnp.std(target, axis=0), 1e-4), low - margin, high + margin, best
+        jnp.mean(target, axis=0), jnp.maximum(jnp.std(target, axis=0), 1e-4), low - margin, high + margin, logged
     )
 
 

@@ -25,6 +25,7 @@ from merpo.devices import batched, held, map_jobs
 from merpo.dynamics.ensemble import (
     DynamicsConfig,
     Ensemble,
+    Logged,
     TargetScale,
     better_parts,
     elite_indices,
@@ -55,7 +56,7 @@ class Reach(eqx.Module):
 
     obs_low: Float[Array, "*task obs"]
     obs_high: Float[Array, "*task obs"]
-    reward_high: Float[Array, "*task"] | None = None
+    logged: Logged | None = None
 
 
 class FittedModel(eqx.Module):
@@ -110,11 +111,10 @@ def reach_of(data: Transitions, size: Int[Array, ""], scale: TargetScale) -> Rea
     low, high = jnp.min(both, axis=0), jnp.max(both, axis=0)
     margin = 0.5 * (high - low)
     states = jnp.minimum(scale.obs_low, low - margin), jnp.maximum(scale.obs_high, high + margin)
-    if scale.reward_high is None:
+    if scale.logged is None:
         return Reach(*states)
-    logged = jnp.arange(data.reward.shape[0]) < size
-    best = jnp.max(jnp.where(logged, data.reward, -jnp.inf))
-    return Reach(*states, jnp.maximum(scale.reward_high, best))
+    own = Logged.of(data, jnp.arange(data.reward.shape[0]) < size)
+    return Reach(*states, scale.logged.union(own))
 
 
 def split_rows(tasks: Sequence[TaskData], config: DynamicsConfig, seed: int) -> Rows:

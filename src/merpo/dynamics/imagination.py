@@ -37,8 +37,8 @@ def predict(
     # Far from the data a Gaussian network can leave every plausible range; the widened logged range holds it.
     next_obs = jnp.clip(obs + draw[..., :-1], scale.obs_low[None, None], scale.obs_high[None, None])
     reward = draw[..., -1]
-    if scale.reward_high is not None:
-        reward = jnp.minimum(reward, scale.reward_high)
+    if scale.logged is not None:
+        reward = jnp.minimum(reward, scale.logged.cap(next_obs))
     return next_obs, reward, logit
 
 
