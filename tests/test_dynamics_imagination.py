@@ -167,7 +167,9 @@ def test_the_cap_falls_beyond_the_logged_states():
     low, high = jnp.asarray([0.0, 1.0], jnp.float32), jnp.asarray([4.0, 1.0], jnp.float32)
     logged = Logged(low, high, jnp.asarray(-3.0), jnp.asarray(2.0))
     cases = {(0.0, 1.0): 2.0, (4.0, 1.0): 2.0, (6.0, 1.0): -0.5, (-4.0, 1.0): -3.0, (2.0, 1.2): 1.0, (6.0, 1.2): -0.5}
-    np.testing.assert_allclose(logged.cap(jnp.asarray(list(cases), jnp.float32)), list(cases.values()), atol=1e-5)
+    states = jnp.asarray(list(cases), jnp.float32)
+    np.testing.assert_allclose(logged.cap(states), list(cases.values()), atol=1e-5)
+    np.testing.assert_array_equal(logged.cap(states[None, None])[0, 0], logged.cap(states))
 
 
 def test_noise_has_the_predicted_deviation():

@@ -133,12 +133,14 @@ class Logged(eqx.Module):
         return Logged(low, jnp.maximum(self.high, other.high), worst, jnp.maximum(self.best, other.best))
 
     def cap(self, obs: Float[Array, "*n obs"]) -> Float[Array, "*n"]:
-        """The best logged reward; beyond the logged states less, by all the logged range of rewards for each width of
-        theirs (where it is most), as if the reward fell there as fast as it ever may on the whole way through the log.
+        """The best logged reward; beyond the logged states less: for each width of theirs by the whole logged range of
+        rewards, in the column where a state lies furthest out. So far may it have fallen across the log.
 
         A width is at least one deviation: a column that never changed says nothing of distances.
         """
-        beyond = jnp.maximum(self.low - obs, obs - self.high) / jnp.maximum(self.high - self.low, 1.0)
+        lift = (1,) * (obs.ndim - 1) + (-1,)
+        low, high = self.low.reshape(lift), self.high.reshape(lift)
+        beyond = jnp.maximum(low - obs, obs - high) / jnp.maximum(high - low, 1.0)
         return self.best - (self.best - self.worst) * jnp.maximum(jnp.max(beyond, axis=-1), 0.0)
 
 
