@@ -113,7 +113,7 @@ def learned():
     data = linear_set(2, 6)
     preparation = Preparation.fit(data)
     fresh = api.unlearned(data.info, TINY, (1,))
-    scale = pipeline._scale(data.tasks, preparation)
+    scale = pipeline.units_of(data.tasks, preparation, TINY)
     return merpo.Meta(replace(fresh, scale=scale, preparation=preparation), data.info, TINY, (1,))
 
 
