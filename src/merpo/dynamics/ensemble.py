@@ -35,8 +35,8 @@ class DynamicsConfig:
     """Whether the reward has a network of its own that sees s' too, p(s'|s,a) p(r|s,a,s'), instead of p(s',r|s,a) with
     independent errors. Where tasks differ in dynamics and share the reward, that network is right in every task."""
     cap_rewards: bool = False
-    """Whether no imagined reward is above the best that the training tasks, or the task itself, have logged, nor above
-    less the further a state lies beyond those logged (`Logged.cap`). Where logs show only that the reward grows on the
+    """Whether imagined rewards have a cap: the best that the training tasks, or the task itself, have logged, and less
+    the further a state lies beyond the logged ones (`Logged.cap`). Where logs show only that the reward grows on the
     way, a network's guess grows on beyond them, and a policy follows it."""
     members: int = 7
     """Networks in the ensemble."""
@@ -127,6 +127,11 @@ class Logged(eqx.Module):
         worst = jnp.min(data.reward, where=there, initial=jnp.inf)
         return Logged(low, high, worst, jnp.max(data.reward, where=there, initial=-jnp.inf))
 
+    def widened(self) -> tuple[Float[Array, " obs"], Float[Array, " obs"]]:
+        """Bounds of the states, moved out by half their distance."""
+        margin = 0.5 * (self.high - self.low)
+        return self.low - margin, self.high + margin
+
     def union(self, other: Logged) -> Logged:
         """The bounds of both."""
         low, worst = jnp.minimum(self.low, other.low), jnp.minimum(self.worst, other.worst)
@@ -159,13 +164,9 @@ class TargetScale(eqx.Module):
 def fit_scale(transitions: Transitions, cap_rewards: bool = False) -> TargetScale:
     """Scale from all real rows ([row, ...]) of the training tasks."""
     target = jnp.concatenate([transitions.next_obs - transitions.obs, transitions.reward[:, None]], axis=-1)
-    both = jnp.concatenate([transitions.obs, transitions.next_obs])
-    low, high = jnp.min(both, axis=0), jnp.max(both, axis=0)
-    margin = 0.5 * (high - low)
-    logged = Logged.of(transitions) if cap_rewards else None
-    return TargetScale(
-        jnp.mean(target, axis=0), jnp.maximum(jnp.std(target, axis=0), 1e-4), low - margin, high + margin, logged
-    )
+    logged = Logged.of(transitions)
+    mean, std = jnp.mean(target, axis=0), jnp.maximum(jnp.std(target, axis=0), 1e-4)
+    return TargetScale(mean, std, *logged.widened(), logged if cap_rewards else None)
 
 
 class Ensemble(eqx.Module):

@@ -104,17 +104,12 @@ def reach_of(data: Transitions, size: Int[Array, ""], scale: TargetScale) -> Rea
     """The training tasks' bounds, and beyond them where the task's own logged range goes: that of the states widened by
     half its width.
 
-    A new task may be logged where no training task was. The rows from `size` on are padding: zeros, for states the
-    training tasks' mean, for rewards perhaps more than was ever logged.
+    A new task may be logged where no training task was. The rows from `size` on are padding, which nobody logged.
     """
-    both = jnp.concatenate([data.obs, data.next_obs])
-    low, high = jnp.min(both, axis=0), jnp.max(both, axis=0)
-    margin = 0.5 * (high - low)
-    states = jnp.minimum(scale.obs_low, low - margin), jnp.maximum(scale.obs_high, high + margin)
-    if scale.logged is None:
-        return Reach(*states)
     own = Logged.of(data, jnp.arange(data.reward.shape[0]) < size)
-    return Reach(*states, scale.logged.union(own))
+    low, high = own.widened()
+    logged = None if scale.logged is None else scale.logged.union(own)
+    return Reach(jnp.minimum(scale.obs_low, low), jnp.maximum(scale.obs_high, high), logged)
 
 
 def split_rows(tasks: Sequence[TaskData], config: DynamicsConfig, seed: int) -> Rows:
