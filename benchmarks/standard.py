@@ -18,7 +18,7 @@ from merpo.algorithms.merpo import Jobs
 from merpo.algorithms.pipeline import make_jobs
 from merpo.algorithms.presets import STANDARD
 from merpo.algorithms.stages import Batch
-from merpo.data.types import Stacked, Transitions
+from merpo.data.types import Stacked, Transitions, padded_rows
 from merpo.dynamics import fit
 from merpo.dynamics.ensemble import POOL_CHUNK, Ensemble, TargetScale
 from merpo.dynamics.fit import Rows
@@ -33,11 +33,12 @@ ROWS = EPISODES * HORIZON
 
 def _batch(tasks: int) -> Batch:
     config = STANDARD.dynamics
-    number, flag = jnp.zeros((tasks, ROWS), jnp.float32), jnp.zeros((tasks, ROWS), bool)
-    obs = jnp.zeros((tasks, ROWS, OBS), jnp.float32)
-    rows = Transitions(obs, jnp.zeros((tasks, ROWS, ACT), jnp.float32), number, obs, flag, flag)
-    train, count = ROWS - round(config.holdout * ROWS), jnp.full((tasks,), ROWS, jnp.int32)
-    held = min(ROWS - train, config.holdout_rows)
+    shape, held_out = (tasks, padded_rows(ROWS)), round(config.holdout * ROWS)
+    number, flag = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, bool)
+    obs = jnp.zeros((*shape, OBS), jnp.float32)
+    rows = Transitions(obs, jnp.zeros((*shape, ACT), jnp.float32), number, obs, flag, flag)
+    train, count = padded_rows(ROWS - held_out), jnp.full((tasks,), ROWS, jnp.int32)
+    held = padded_rows(min(held_out, config.holdout_rows))
     index = partial(jnp.zeros, dtype=jnp.int32)
     split = Rows(
         index((tasks, config.members, train)), index((tasks, train)), count, index((tasks, held)),

@@ -26,9 +26,11 @@ from merpo import (
     RACConfig,
     StorageError,
 )
+from merpo.algorithms import merpo as algorithm
 from merpo.algorithms import stages
 from merpo.certified import Choices, _fall_back, adapt_certified
-from merpo.data import Preparation, TaskSet
+from merpo.data import Preparation, TaskSet, types
+from merpo.dynamics import fit
 from merpo.evaluation.offpolicy import Target
 from merpo.guarantee.certificate import choose, split_log
 from merpo.runs import from_json, to_json
@@ -311,6 +313,23 @@ def test_uneven_logs():
     found = meta.adapt_many([linear_task("new", [4], 3, split="test"), linear_task("tiny", [2, 1], 4, split="test")])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.tree.actor))
     assert found.policy("tiny")(np.zeros(2)).shape == (1,)
+
+
+def test_a_log_of_another_length_finds_what_was_compiled(fitted, long_log, monkeypatch):
+    """Logs of 23 and 24 episodes have arrays of the same shapes; and the rows that fill them up change nothing."""
+
+    def adapt(episodes):
+        found = fitted[0].adapt_many([long_log.select(range(episodes))], "merpo")
+        return found.policy(0)(long_log.transitions.obs)
+
+    adapt(23)
+    traced = {f: f._cache_size() for f in (algorithm.adapt_chunk, fit.adapt_models)}
+    padded = adapt(24)
+    assert {f: f._cache_size() for f in traced} == traced
+    for module in (types, fit):
+        monkeypatch.setattr(module, "padded_rows", lambda longest: longest)
+    np.testing.assert_allclose(adapt(24), padded, rtol=1e-5, atol=1e-6)
+    assert algorithm.adapt_chunk._cache_size() > traced[algorithm.adapt_chunk]
 
 
 def test_a_small_log_has_updates_in_proportion(fitted, data):

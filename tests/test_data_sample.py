@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from merpo.data import Transitions, holdout_rows, sample_rows, split_episodes, stack
+from merpo.data.types import padded_rows
 from merpo.errors import ConfigError, DataError
 from test_data_makers import make_set, make_task
 
@@ -49,6 +50,15 @@ def test_many_tasks_of_different_sizes_at_once(key):
         real = {row.tobytes() for row in np.asarray(task.transitions.obs)}
         assert {row.tobytes() for row in np.asarray(batch.obs[i])} <= real
     np.testing.assert_array_equal(batch.obs, step(data.transitions, data.size, keys).obs)
+
+
+def test_few_numbers_of_rows_serve_all_logs():
+    rows = np.array([padded_rows(n) for n in range(1, 4097)])
+    longest = np.arange(1, 4097)
+    assert (rows >= longest).all()
+    assert (rows - longest <= np.maximum(31, longest // 4)).all()
+    assert (np.diff(rows) >= 0).all()
+    assert len(set(rows[longest > 128])) == 4 * 5  # from 128 to 4096 rows: five doublings
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, database=None)

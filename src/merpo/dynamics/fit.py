@@ -20,7 +20,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from merpo.data.types import Stacked, TaskData, Transitions
+from merpo.data.types import Stacked, TaskData, Transitions, padded_rows
 from merpo.devices import batched, held, map_jobs
 from merpo.dynamics.ensemble import (
     DynamicsConfig,
@@ -134,7 +134,7 @@ def split_rows(tasks: Sequence[TaskData], config: DynamicsConfig, seed: int) -> 
         boots.append(train[rng.integers(0, len(train), (config.members, len(train)))])
         trains.append(train)
         helds.append(held)
-    longest, widest = max(len(t) for t in trains), max(len(h) for h in helds)
+    longest, widest = (padded_rows(max(len(x) for x in rows)) for rows in (trains, helds))
     boot = np.stack([np.pad(b, ((0, 0), (0, longest - b.shape[1]))) for b in boots])
     train_rows = np.stack([np.pad(t, (0, longest - len(t))) for t in trains])
     held_rows = np.stack([np.pad(h, (0, widest - len(h))) for h in helds])
