@@ -26,7 +26,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from standard import ACT, EPISODES, HORIZON, OBS, ROWS, chunks, data_shapes
+from standard import CHEETAH, chunks, data_shapes
 
 from merpo import MerPO, SetInfo, TaskData, TaskSet, Transitions
 from merpo.algorithms import merpo
@@ -50,10 +50,10 @@ def arrays(tasks: int) -> dict[str, int]:
 
     def learning() -> Any:
         z = jnp.zeros((tasks, STANDARD.context), jnp.float32)
-        return merpo.init_meta(jax.random.split(jax.random.key(0), 1), z, OBS, ACT, STANDARD)
+        return merpo.init_meta(jax.random.split(jax.random.key(0), 1), z, CHEETAH.obs, CHEETAH.act, STANDARD)
 
     state = eqx.filter_eval_shape(learning)
-    model = eqx.filter_eval_shape(lambda: Ensemble.init(jax.random.key(0), OBS, ACT, STANDARD.dynamics))
+    model = eqx.filter_eval_shape(lambda: Ensemble.init(jax.random.key(0), CHEETAH.obs, CHEETAH.act, STANDARD.dynamics))
     return {
         "logs": size(batch.stacked),
         "indices": size(batch.rows),
@@ -83,17 +83,19 @@ def of_chunks(tasks: int) -> dict[str, dict[str, int]]:
 def logs(tasks: int) -> TaskSet:
     """Made-up logs of half-cheetah's size: stable linear systems that an action pushes."""
     rng = np.random.default_rng(0)
-    ends = np.tile(np.arange(HORIZON) == HORIZON - 1, EPISODES)
-    start = np.arange(EPISODES + 1) * HORIZON
+    ends = np.tile(np.arange(CHEETAH.horizon) == CHEETAH.horizon - 1, CHEETAH.episodes)
+    start = np.arange(CHEETAH.episodes + 1) * CHEETAH.horizon
 
     def task(i: int) -> TaskData:
-        push = rng.normal(size=(ACT, OBS)) / np.sqrt(ACT)
-        obs, action = rng.normal(size=(ROWS, OBS)), rng.uniform(-1, 1, (ROWS, ACT))
+        push = rng.normal(size=(CHEETAH.act, CHEETAH.obs)) / np.sqrt(CHEETAH.act)
+        obs, action = rng.normal(size=(CHEETAH.rows, CHEETAH.obs)), rng.uniform(-1, 1, (CHEETAH.rows, CHEETAH.act))
         after = 0.9 * obs + 0.1 * action @ push
         s, a, r, following = (x.astype(np.float32) for x in (obs, action, after[:, 0], after))
-        return TaskData(f"task-{i:03d}", "train", Transitions(s, a, r, following, np.zeros(ROWS, bool), ends), start)
+        return TaskData(
+            f"task-{i:03d}", "train", Transitions(s, a, r, following, np.zeros(CHEETAH.rows, bool), ends), start
+        )
 
-    info = SetInfo("made-up", 1, "imported", OBS, ACT, gamma=0.99, horizon=HORIZON)
+    info = SetInfo("made-up", 1, "imported", CHEETAH.obs, CHEETAH.act, gamma=0.99, horizon=CHEETAH.horizon)
     return TaskSet(info, tuple(task(i) for i in range(tasks)))
 
 

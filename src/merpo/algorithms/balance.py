@@ -73,7 +73,8 @@ def evidence(
         value = jnp.min(critic(next_obs, jnp.tanh(actor(next_obs).sample_pre(k_next))), axis=0)
         return reward + gamma * jnp.where(ended, 0.0, value)
 
-    gain = worth(logged) - worth(followed)
+    one, other = jax.lax.map(worth, jnp.stack([logged, followed]))
+    gain = one - other
     return jnp.mean(gain) / (jnp.std(gain) + 1e-6)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from merpo.algorithms.divergences import clone_term
+from merpo.compilation import compiled
 from merpo.data.types import Transitions
 from merpo.devices import map_jobs
 from merpo.networks import Actor
@@ -74,7 +74,7 @@ def clone(
     return Cloned(best, least)
 
 
-@partial(jax.jit, static_argnames=("updates", "batch", "learning_rate", "group", "mesh"))
+@compiled(static_argnames=("updates", "batch", "learning_rate", "group", "mesh"))
 def clone_jobs(
     actors: Actor,
     data: Transitions,

@@ -13,7 +13,6 @@ where the log is. Nothing of the kind holds for pi_c, which may leave the log as
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -23,6 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from merpo.algorithms.merpo import Jobs
+from merpo.compilation import compiled
 from merpo.devices import map_jobs
 from merpo.dynamics.imagination import imagined_returns
 from merpo.networks import Actor
@@ -50,7 +50,7 @@ def least_lead(clone: Float[Array, "elite part"], policy: Float[Array, "elite pa
     return jnp.min(jnp.mean(lead, axis=1) - SURE * error)
 
 
-@partial(jax.jit, static_argnames=("steps", "group", "mesh"))
+@compiled(static_argnames=("steps", "group", "mesh"))
 def keep_better(
     actors: Actor,
     clones: Actor,

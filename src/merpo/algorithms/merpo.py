@@ -8,7 +8,6 @@ advance inside one call. A *job* below is one (seed, task) pair; jobs are the ma
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -22,6 +21,7 @@ from merpo.algorithms import balance, meta, rac
 from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.meta import Metas
 from merpo.algorithms.rac import Learner, RACConfig, Weights
+from merpo.compilation import compiled
 from merpo.data.types import Transitions
 from merpo.devices import batched, map_groups, map_jobs
 from merpo.dynamics.ensemble import TargetScale
@@ -150,9 +150,11 @@ def rac_steps(
 
     def draw(k):
         k_real, k_model, k_update = jax.random.split(k, 3)
-        model = ring.draw(k_model, rest) if config.rollout_length else _places(jobs, task, k_model, rest)
-        drawn = rac.draw(k_update, config.real_rows, rest, act_dim, config)
-        return _places(jobs, task, k_real, config.real_rows), model, drawn
+        own = jobs.size[task]
+        limits = jnp.stack([own, ring.size if config.rollout_length else own])
+        places = jax.vmap(lambda k, limit: jax.random.randint(k, (max(config.real_rows, rest),), 0, limit))
+        real, model = places(jnp.stack([k_real, k_model]), limits)
+        return real[: config.real_rows], model[:rest], rac.draw(k_update, config.real_rows, rest, act_dim, config)
 
     def body(learner, drawn):
         real, model, noise = drawn
@@ -294,7 +296,7 @@ def train_round(
     return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
 
-@partial(jax.jit, static_argnames=("rounds", "seeds", "gamma", "config", "mesh"), donate_argnums=(0,))
+@compiled(static_argnames=("rounds", "seeds", "gamma", "config", "mesh"), donate_argnums=(0,))
 def train_chunk(
     state: MetaState,
     jobs: Jobs,
@@ -316,7 +318,7 @@ def train_chunk(
     return devices.held(state, jobs.task.shape[0], mesh), devices.held(metrics, 0, mesh)
 
 
-@partial(jax.jit, static_argnames=("rounds", "gamma", "config", "mesh"), donate_argnums=(0, 1))
+@compiled(static_argnames=("rounds", "gamma", "config", "mesh"), donate_argnums=(0, 1))
 def adapt_chunk(
     learners: Learner,
     rings: Ring,

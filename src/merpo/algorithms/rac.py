@@ -174,10 +174,14 @@ class Drawn(eqx.Module):
 def draw(key: PRNGKeyArray, real: int, model: int, act_dim: int, config: RACConfig) -> Drawn:
     """The random numbers of an update on so many real and imagined rows."""
     k_next, k_push, k_actor = jax.random.split(key, 3)
+    by_policy = config.pushdown == "policy"
+    # One draw for all: half of what a chunk of learning compiles to is random numbers.
+    keys = jnp.stack([k_next, k_actor, k_push] if by_policy else [k_next, k_actor])
+    target, actor, *pushed = jax.vmap(lambda k: jax.random.normal(k, (real + model, act_dim)))(keys)
     return Drawn(
-        jax.random.normal(k_next, (real + model, act_dim)),
-        jax.random.normal(k_push, (model, act_dim)) if config.pushdown == "policy" else k_push,
-        jax.random.normal(k_actor, (real + model, act_dim)),
+        target,
+        pushed[0][:model] if by_policy else k_push,
+        actor,
         jax.random.fold_in(k_actor, 1) if config.behaviour == "dual" else None,
     )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import equinox as eqx
 import jax
@@ -20,6 +19,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from merpo.compilation import compiled
 from merpo.data.types import Stacked, TaskData, Transitions, padded_rows
 from merpo.devices import batched, held, map_jobs
 from merpo.dynamics.ensemble import (
@@ -270,7 +270,7 @@ def _share(done: Float[Array, ""], config: DynamicsConfig) -> Float[Array, ""]:
     return 1.0 - (1.0 - config.lr_final) * done
 
 
-@partial(jax.jit, static_argnames=("config", "learn_termination", "steps"))
+@compiled(static_argnames=("config", "learn_termination", "steps"))
 def pool_chunk(
     model: Ensemble,
     opt_state: optax.OptState,
@@ -296,7 +296,7 @@ def pool_chunk(
     )  # fmt: skip
 
 
-@partial(jax.jit, static_argnames=("config", "learn_termination", "iterations", "tasks_per_iteration", "mesh"))
+@compiled(static_argnames=("config", "learn_termination", "iterations", "tasks_per_iteration", "mesh"))
 def meta_chunk(
     meta: Ensemble,
     stacked: Stacked,
@@ -369,7 +369,7 @@ def adapt_one(
     return fitted, jnp.concatenate([jnp.mean(first)[None], curve])
 
 
-@partial(jax.jit, static_argnames=("config", "learn_termination", "mesh"))
+@compiled(static_argnames=("config", "learn_termination", "mesh"))
 def adapt_models(
     meta: Ensemble,
     stacked: Stacked,

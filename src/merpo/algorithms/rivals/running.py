@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from merpo.algorithms.rounds import Report, silent
 from merpo.algorithms.threads import cores, cuts, side_by_side
+from merpo.compilation import compiled
 from merpo.data.sample import sample_rows
 from merpo.data.types import Stacked, Transitions
 from merpo.devices import map_groups
@@ -74,7 +74,7 @@ def draw_rows(data: Stacked, task: Int[Array, ""], key: PRNGKeyArray, config: An
     return sample_rows(jax.tree.map(lambda x: x[task], data.transitions), data.size[task], key, config.batch)
 
 
-@partial(jax.jit, static_argnames=("algorithm", "updates", "gamma", "config", "group"), donate_argnames=("states",))
+@compiled(static_argnames=("algorithm", "updates", "gamma", "config", "group"), donate_argnames=("states",))
 def chunk(
     states: Any,
     data: Any,
