@@ -12,6 +12,7 @@ from typing import Any
 
 from merpo.errors import StorageError
 from merpo.evaluation import BEHAVIOUR, Interval
+from merpo.report.across import across_markdown
 from merpo.report.overview import content_of, overview
 from merpo.report.style import INK, colour, figure, label
 from merpo.report.tables import counted, digits, interval_text
@@ -53,6 +54,7 @@ def study_markdown(study: Study, times: Mapping[str, Any] | None = None) -> str:
         lines += _table(group)
         if group["missing"]:
             lines += [f"Diverged, so not in the table: {', '.join(group['missing'])}.", ""]
+    lines += across_markdown(study)
     lines += [f"{COLUMNS} Code {study['code'].partition('+')[0]}, {study['code'].partition('+')[2][:12]}.", ""]
     if spent := _spent(times or {}):
         lines += [spent, ""]
