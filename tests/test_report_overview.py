@@ -77,6 +77,17 @@ def test_the_overview_has_a_row_for_every_stored_run_in_the_order_of_qualities(t
     assert cells[6:] == ["5.00 [5.00, 5.00]", "50% (50%)", "100% (100%)", "50% (50%)"]
 
 
+def test_single_tasks_are_counted_by_kind(tmp_path):
+    stored(tmp_path / "plant", "medium", "plant", "medium", 2)  # the data have 1 and 7, MerPO 5
+    stored(tmp_path / "mill", "medium", "mill", "medium", 2)
+    stored(tmp_path / "plant", "random", "plant", "random", 2, ours=10.0)
+    stored(tmp_path / "point-robot-x", "expert", "point-robot-x", "expert", 2, ours=1.5)  # its meta-policy 2
+    assert overview(tmp_path, "r")[-2] == (
+        "Single tasks on which MerPO is at or above both (surely): point robots, other logs: 0 of 2 (0);"
+        " other families, random logs: 2 of 2 (2); other families, other logs: 2 of 4 (2)."
+    )
+
+
 def test_the_best_other_is_looked_for_in_every_file_about_the_same_logs(tmp_path):
     stored(tmp_path / "plant", "medium", "plant", "medium", 2)
     rival = {"focal": np.full((1, 2, 3), 4.0), "bc": np.full((1, 2, 3), 8.0)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,11 @@ def overview(root: Path, link: str) -> list[str]:
     if not best:
         return []
     lines = ["| " + " | ".join(HEADINGS) + " |", "|:---|" + "---:|" * (len(HEADINGS) - 1)]
-    for found in sorted(best.values(), key=_place):
+    shown = sorted(best.values(), key=_place)
+    for found in shown:
         others = _others(found, [f for f in everything if f.same_logs(found)])
         lines.append("| " + " | ".join(_cells(found, others, link)) + " |")
-    return [*lines, "", NOTE, ""]
+    return [*lines, "", NOTE, "", _counts(shown), ""]
 
 
 def replaced(page: Path, table: list[str]) -> str:
@@ -82,7 +83,7 @@ def replaced(page: Path, table: list[str]) -> str:
 
 def _place(found: Found) -> tuple[bool, str, int]:
     rank = ORDER.index(found.quality) if found.quality in ORDER else len(ORDER)
-    return not found.family.startswith("point-robot"), found.family, rank
+    return not _is_point_robot(found), found.family, rank
 
 
 def _others(found: Found, same: list[Found]) -> dict[str, float]:
@@ -109,6 +110,25 @@ def _cells(found: Found, others: Mapping[str, float], link: str) -> tuple[str, .
         interval_text(x := bootstrap_interval(mine), digits(x.value)),
         *(_share(s) for s in (above.behaviour, above.meta, above.both)),
     )
+
+
+def _counts(shown: Sequence[Found]) -> str:
+    """On how many single tasks MerPO is at or above both anchors."""
+    told = []
+    for point, kind in ((True, "point robots"), (False, "other families")):
+        for random, logs in ((True, "random logs"), (False, "other logs")):
+            rows = [f for f in shown if _is_point_robot(f) == point and (f.quality == ORDER[0]) == random]
+            both = [over_anchors(f.returns[OURS], f.returns[META], f.behaviour).both for f in rows]
+            tasks = [len(f.behaviour) for f in rows]
+            if rows:
+                at = sum(round(s.point * n) for s, n in zip(both, tasks, strict=True))
+                surely = sum(round((s.sure or 0.0) * n) for s, n in zip(both, tasks, strict=True))
+                told.append(f"{kind}, {logs}: {at} of {sum(tasks)} ({surely})")
+    return f"Single tasks on which MerPO is at or above both (surely): {'; '.join(told)}."
+
+
+def _is_point_robot(found: Found) -> bool:
+    return found.family.startswith("point-robot")
 
 
 def _number(x: float) -> str:
