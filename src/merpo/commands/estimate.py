@@ -14,6 +14,7 @@ import tyro
 from merpo.commands.evaluate import load_policies
 from merpo.commands.record import load_learned, read_record
 from merpo.commands.session import say
+from merpo.commands.stages import Report, Stages
 from merpo.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def run_estimate(options: Estimate) -> None:
     policies, tasks = load_policies(folder, record)
     held = _logs(list(tasks), bool(record.adapted.get("certified")))
     meta = load_learned(folder, "merpo")
-    rows = estimate_policies(meta, policies, tasks, held)
+    with Stages() as bars:
+        rows = estimate_policies(meta, policies, tasks, held, bars.report)
     name = f"{tasks.info.family}/{tasks.info.quality}"
     print_estimates(name, rows, held)
     known = _simulated(folder, policies, rows)
@@ -79,9 +81,9 @@ def _logs(tasks: list[TaskData], certified: bool) -> list[TaskData]:
 
 
 def estimate_policies(
-    meta: Any, policies: Mapping[str, merpo.PolicySet], tasks: TaskSet, logs: list[TaskData]
+    meta: Any, policies: Mapping[str, merpo.PolicySet], tasks: TaskSet, logs: list[TaskData], report: Report
 ) -> list[dict[str, Any]]:
-    """One row per method, seed and task: `estimates`, and where they belong."""
+    """One row per method, seed and task: `estimates`, and where they belong. Large logs take seconds per policy."""
     import jax
     import jax.numpy as jnp
 
@@ -95,6 +97,7 @@ def estimate_policies(
     count = len(logs)
     elites = models.models.elites.shape[1]
     rows: list[dict[str, Any]] = []
+    total = count * sum(len(found.seeds) for found in policies.values())
     for i, log in enumerate(logs):
         problem, features, behaviour = Problem(log, horizon), Smooth.fit(log, width=1.5), estimate_behaviour(log)
         systems = Systems(problem, log) if low else None
@@ -111,6 +114,7 @@ def estimate_policies(
                 value = float(dreamt) / float(ready.reward_scale)
                 got = estimates(problem, found.policy(i, seed), features, behaviour, systems, value)
                 rows.append({"method": method, "seed": seed, "task": log.name, **_finite(got)})
+                report("estimating", len(rows), total, {})
     return rows
 
 

@@ -74,17 +74,28 @@ def ranks(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 def agreement(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Per estimator: Spearman's rank correlation with the true returns, bias and root mean squared error, and n.
 
-    Each row is one policy: its `true` return, and its estimates by name.
+    Each row is one policy: its `true` return, its estimates by name, and perhaps its `task`. With several policies of
+    a task there is `rank_within_tasks`, too, the mean over tasks of the rank correlation among their policies: whether
+    an estimator can choose one. The first also says whether it tells good tasks from bad ones.
     """
     true, found = np.array([r["true"] for r in rows], np.float64), {}
+    tasks = [r.get("task") for r in rows]
+    places = [np.array([t == name for t in tasks]) for name in dict.fromkeys(tasks) if name is not None]
     for name in (n for n in ESTIMATORS if all(n in r for r in rows)):
         value = np.array([r[name] for r in rows], np.float64)
-        varied = len(rows) > 1 and np.ptp(value) > 0 and np.ptp(true) > 0
-        rank = float(np.corrcoef(ranks(value), ranks(true))[0, 1]) if varied else 0.0
         error = value - true
-        numbers = {"rank_correlation": rank, "bias": float(error.mean()), "rmse": float(np.sqrt((error**2).mean()))}
+        numbers = {"rank_correlation": _rank_correlation(value, true)}
+        if within := [_rank_correlation(value[p], true[p]) for p in places if p.sum() > 2]:
+            numbers["rank_within_tasks"] = float(np.mean(within))
+        numbers |= {"bias": float(error.mean()), "rmse": float(np.sqrt((error**2).mean()))}
         found[name] = {k: round(v, 3) for k, v in numbers.items()} | {"n": len(rows)}
     return found
+
+
+def _rank_correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
 
 
 def agreement_markdown(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
@@ -92,10 +103,16 @@ def agreement_markdown(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -
     names = [n for n in ESTIMATORS if any(n in row for row in found.values())]
     lines = ["| data | n | " + " | ".join(names) + " |", "|:---|---:|" + "---:|" * len(names)]
     for case, row in found.items():
-        cells = [
-            f"{c['rank_correlation']:.2f} / {c['bias']:+.2f} / {c['rmse']:.2f}" if (c := row.get(n)) else ""
-            for n in names
-        ]
+        cells = [_agreement_text(c) if (c := row.get(n)) else "" for n in names]
         lines.append(f"| {case} | {next(iter(row.values()))['n']} | " + " | ".join(cells) + " |")
-    head = "Off-policy estimates against simulated returns: rank correlation / bias / root mean squared error."
+    within = " (within a task)" if any("rank_within_tasks" in c for row in found.values() for c in row.values()) else ""
+    head = f"Off-policy estimates against simulated returns: rank correlation{within} / bias / root mean squared error."
     return head + "\n\n" + "\n".join(lines) + "\n"
+
+
+def _agreement_text(found: Mapping[str, float]) -> str:
+    within = f" ({found['rank_within_tasks']:.2f})" if "rank_within_tasks" in found else ""
+    numbers = (
+        f"{found[k]:{'+' if k == 'bias' else ''}{'.3g' if abs(found[k]) > 1e5 else '.2f'}}" for k in ("bias", "rmse")
+    )
+    return " / ".join((f"{found['rank_correlation']:.2f}{within}", *numbers))
