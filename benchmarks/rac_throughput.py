@@ -47,6 +47,7 @@ from merpo.algorithms import merpo, rac
 from merpo.algorithms.merpo import Jobs
 from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.threads import cores, cuts, side_by_side
+from merpo.compilation import compiled
 from merpo.data.types import Transitions
 from merpo.devices import map_groups
 from merpo.dynamics.ensemble import Ensemble, TargetScale
@@ -134,7 +135,7 @@ def problem(tasks: int) -> tuple[Any, ...]:
     return learners, rings, jobs, actor, jax.random.split(jax.random.key(2), tasks)
 
 
-@partial(jax.jit, static_argnames=("group",))
+@compiled(static_argnames=("group",))
 def advance(learners: Any, rings: Any, jobs: Jobs, anchors: Any, keys: Any, *, group: int) -> Any:
     """`STEPS` updates of every task: `group` of them batched by `vmap`, the groups one after another."""
 
