@@ -47,8 +47,22 @@ def test_unknown_references_and_other_methods():
     assert compare({"one": results(0.0), "two": results(3.0)}, ["behaviour"]).better[0][1].value == 0.5
 
 
+def test_methods_of_one_run():
+    run = results(1.0)
+    found = compare({"one": run}, ["merpo", "behaviour", "bc"])
+    assert found.labels == ("merpo", "behaviour", "bc")
+    returns = {m: run.returns[m].mean(-1) for m in ("merpo", "bc")}
+    wins = [a > b for j in range(len(run.tasks)) for a in returns["merpo"][:, j] for b in returns["bc"][:, j]]
+    assert found.better[0][2].value == pytest.approx(np.mean(wins))
+    assert found.better[0][0] is None
+
+
 def test_what_cannot_be_compared():
-    with pytest.raises(ConfigError, match="at least two"):
+    with pytest.raises(ConfigError, match="none given, expected at least two"):
+        compare({})
+    with pytest.raises(
+        ConfigError, match=r"only merpo of run 'one', expected at least two.*has bc, merpo, and behaviour"
+    ):
         compare({"one": results(0.0)})
     with pytest.raises(DataError, match="different families"):
         compare({"one": results(0.0), "two": results(0.0, family="g")})

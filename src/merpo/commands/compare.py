@@ -1,4 +1,4 @@
-"""`merpo compare`: several evaluated runs in one table, with the probability that one improves on another."""
+"""`merpo compare`: evaluated runs, or methods of one, in one table, with the probability that one improves on another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare evaluated runs on the tasks that they share."""
+    """Compare evaluated runs on the tasks that they share, or methods of one run."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders, or results files (`merpo evaluate --results`)."""
@@ -39,8 +39,6 @@ def run_compare(options: Compare) -> None:
     from merpo.report import load_results
     from merpo.report.tables import print_comparison
 
-    if len(options.runs) < 2:
-        raise ConfigError(f"runs: {len(options.runs)} given, expected at least two to compare.")
     found = {}
     for path, name in zip(options.runs, run_names(options.runs), strict=True):
         file = path / "results.json" if path.is_dir() else path

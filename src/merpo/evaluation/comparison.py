@@ -72,11 +72,13 @@ class Comparison:
 
 def compare(results: Mapping[str, Results], methods: Sequence[str] = (), resamples: int = 2000) -> Comparison:
     """Compare runs by name, each by those of `methods` that it has: by default merpo, or the one method it knows.
+    A single run is compared by several of its methods.
 
-    DataError where families differ or no task is common, ConfigError where a run has none of the methods.
+    DataError where families differ or no task is common, ConfigError where a run has none of the methods, and where
+    there is nothing to compare with.
     """
-    if len(results) < 2:
-        raise ConfigError(f"results: expected at least two runs to compare, got {len(results)}.")
+    if not results:
+        raise ConfigError("results: none given, expected at least two runs, or two methods of one.")
     names, found = list(results), list(results.values())
     families = {r.family for r in found}
     if len(families) > 1:
@@ -87,6 +89,12 @@ def compare(results: Mapping[str, Results], methods: Sequence[str] = (), resampl
     entries = [(name, r, method) for name, r in results.items() for method in _chosen(name, r, methods)]
     if len(methods) > 1:
         entries = _logs_once(entries, tasks)
+    if len(entries) < 2:
+        name, run, method = entries[0]
+        raise ConfigError(
+            f"results: only {method} of run {name!r}, expected at least two runs, or two methods of one. "
+            f"This run has {', '.join(run.returns)}, and {BEHAVIOUR}."
+        )
     returns = [_on(r, method, tasks) for _, r, method in entries]
     rows = [_row(name, r, method, tasks, resamples) for name, r, method in entries]
     better = tuple(
