@@ -1,4 +1,4 @@
-"""`merpo compare`: evaluated runs, or methods of one, in one table, with the probability that one improves on another."""
+"""`merpo compare`: evaluated runs, or methods of one, in one table; how likely one improves on another."""
 
 from __future__ import annotations
 
