@@ -104,7 +104,10 @@ def data_shapes(tasks: int, of: Shapes = CHEETAH) -> Batch:
 
 def arrays(tasks: int, of: Shapes) -> dict[str, tuple[Any, ...]]:
     """What the chunks of learning are called with, by stage: new networks, and logs of nothing but zeros."""
-    x = _everything(tasks, of)
+    return _learning(_everything(tasks, of))
+
+
+def _learning(x: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     state = x["state"]
     return {
         "meta-training": (state, x["jobs"], x["key"], x["start"]),
@@ -115,7 +118,7 @@ def arrays(tasks: int, of: Shapes) -> dict[str, tuple[Any, ...]]:
 def chunks(tasks: int, of: Shapes = CHEETAH) -> dict[str, Callable[[], Any]]:
     """By stage: a function that traces and lowers its compiled chunk for this many tasks of one seed."""
     x, config = eqx.filter_eval_shape(partial(_everything, tasks, of)), of.config
-    stacked, rows, jobs, state = x["batch"].stacked, x["batch"].rows, x["jobs"], x["state"]
+    stacked, rows, jobs, given = x["batch"].stacked, x["batch"].rows, x["jobs"], _learning(x)
     assert isinstance(jobs, Jobs)
     dynamics = {"config": config.dynamics, "learn_termination": False}
     data = (stacked, rows, x["scale"], x["key"])
@@ -131,11 +134,10 @@ def chunks(tasks: int, of: Shapes = CHEETAH) -> dict[str, Callable[[], Any]]:
         ),
         "tasks' models": partial(fit.adapt_models.lower, x["meta"], *data, **dynamics),
         "meta-training": partial(
-            merpo.train_chunk.lower, state, jobs, x["key"], x["start"], rounds=1, seeds=1, gamma=gamma, config=config
+            merpo.train_chunk.lower, *given["meta-training"], rounds=1, seeds=1, gamma=gamma, config=config
         ),
         "adaptation": partial(
-            merpo.adapt_chunk.lower, state.learners, state.rings, jobs, x["held"], x["key"], x["start"], rounds=1,
-            gamma=gamma, config=config,
+            merpo.adapt_chunk.lower, *given["adaptation"], rounds=1, gamma=gamma, config=config
         ),
         "behaviour cloning": partial(
             bc.clone_jobs.lower, x["clones"], stacked.transitions, jobs.task, *split, x["keys"],

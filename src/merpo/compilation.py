@@ -11,8 +11,8 @@ from typing import Any
 import jax
 
 LIGHT: dict[str, bool | int | str] = {"xla_backend_optimization_level": 1}
-"""What a CPU is asked for: LLVM's first level. XLA's own takes 1.6 to 2 times as long, and what it makes is no faster
-(`benchmarks/compilation_level.py`)."""
+"""What a CPU is asked for: LLVM's first level. XLA's own takes 1.6 to 2 times as long, for updates within 30 %
+of each other, either way (`benchmarks/compilation_level.py`)."""
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Compiled]:

@@ -74,8 +74,8 @@ def ranks(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 def agreement(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Per estimator: Spearman's rank correlation with the true returns, bias and root mean squared error, and n.
 
-    Each row is one policy: its `true` return, its estimates by name, and perhaps its `task`. With several policies of
-    a task there is `rank_within_tasks`, too, the mean over tasks of the rank correlation among their policies: whether
+    Each row is one policy: its `true` return, its estimates by name, and perhaps its `task`. With three policies of a
+    task or more there is `rank_within_tasks`, too, the mean over tasks of the rank correlation among their policies: whether
     an estimator can choose one. The first also says whether it tells good tasks from bad ones.
     """
     true, found = np.array([r["true"] for r in rows], np.float64), {}
