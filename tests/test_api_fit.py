@@ -144,7 +144,7 @@ def test_adapt_and_act(fitted, adapted, data):
     assert action.shape == (7, 2)
     assert action.dtype == np.float32
     assert np.abs(action).max() <= 1.0
-    np.testing.assert_allclose(policy(batch[2]), action[2], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(np.stack([policy(row) for row in batch]), action, rtol=1e-5, atol=1e-7)
     drawn = policy(batch, deterministic=False, seed=1)
     np.testing.assert_array_equal(drawn, policy(batch, deterministic=False, seed=1))
     assert not np.array_equal(drawn, policy(batch, deterministic=False, seed=2))

@@ -75,8 +75,8 @@ def agreement(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Per estimator: Spearman's rank correlation with the true returns, bias and root mean squared error, and n.
 
     Each row is one policy: its `true` return, its estimates by name, and perhaps its `task`. With three policies of a
-    task or more there is `rank_within_tasks`, too, the mean over tasks of the rank correlation among their policies: whether
-    an estimator can choose one. The first also says whether it tells good tasks from bad ones.
+    task or more there is `rank_within_tasks`, too, the mean over tasks of the rank correlation among their policies:
+    whether an estimator can choose one. The first also says whether it tells good tasks from bad ones.
     """
     true, found = np.array([r["true"] for r in rows], np.float64), {}
     tasks = [r.get("task") for r in rows]
