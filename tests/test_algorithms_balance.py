@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from merpo import DynamicsConfig, RACConfig
 from merpo.algorithms import balance, merpo, rac
@@ -50,14 +51,16 @@ def test_evidence_is_the_slow_references(rule):
     model = fitted()
     found = weighed(pi, q, pi_c, model, rule, data.obs, data.action, gamma)
 
-    k_anchor, k_model, _, k_next = jax.random.split(key, 4)
-    followed = jnp.tanh(pi_c(data.obs).sample_pre(k_anchor))
+    words = np.asarray(jax.random.bits(key, (30, 9), jnp.uint32))  # 2 and 2 for actions, 4 for the model, 1 for the end
+    normal = jnp.asarray(stats.norm.ppf(((words >> 9) + 0.5) / 2.0**23), jnp.float32)
+    of_anchor, of_policy, of_model = normal[:, :2], normal[:, 2:4], normal[:, 4:8].reshape(3, 10, 4)
+    followed = jnp.tanh(pi_c(data.obs).sample_pre(of_anchor))
     members = jax.tree.map(lambda x: x[model.elites], model.model)
     worth = np.zeros((2, 30))
     for which, action in enumerate((data.action, followed)):
         parts = [x.reshape(3, 10, -1) for x in (data.obs, action)]
-        after, reward, _ = predict(members, unit_scale(3), *parts, k_model)
-        then = jnp.tanh(pi(after).sample_pre(k_next)).reshape(30, 2)
+        after, reward, _ = predict(members, unit_scale(3), *parts, of_model)
+        then = jnp.tanh(pi(after).sample_pre(of_policy.reshape(3, 10, 2))).reshape(30, 2)
         after, reward = after.reshape(30, 3), reward.reshape(30)
         for i in range(30):
             over = rule.rule == "bounds" and float(after[i, 0]) >= 0.0

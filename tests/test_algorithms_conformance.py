@@ -70,8 +70,8 @@ def meta_case(i: int, size: float = 1.0):
 
 def meta_update(metas, actors, critics, obs, action, key):
     z, weight = jnp.asarray([[1.0, 0.0], [-1.0, 0.5]], jnp.float32), jnp.ones(2, jnp.float32)
-    keys = jax.random.split(key, 2)
-    return meta.meta_steps(metas, actors, critics, obs, action, z, weight, keys, CONFIG.meta_lr, jnp.float32(1.0))
+    noise = jax.random.normal(key, (2, 2, meta.asked(obs.shape[2]), action.shape[-1]))
+    return meta.meta_steps(metas, actors, critics, obs, action, z, weight, noise, CONFIG.meta_lr, jnp.float32(1.0))
 
 
 def bc_case(i: int, size: float = 1.0):

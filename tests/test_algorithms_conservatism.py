@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from merpo import ConfigError, RACConfig
+from merpo import ConfigError, RACConfig, draws
 from merpo.algorithms import conservatism, rac
 from merpo.algorithms.conservatism import DRAWS, Candidates, Chosen
 from merpo.networks import TwinCritic
@@ -181,9 +181,7 @@ def test_mixed_targets_by_loop():
     c, action = critic(3, hidden=()), np.asarray(eqx.filter_jit(a)(REAL.next_obs).mode())
     pair = np.array([[slow_q(c, i, REAL.next_obs[n], action[n]) for n in range(6)] for i in range(2)])
     for kind, value in (("min", pair.min(0)), ("mixed", 0.75 * pair.min(0) + 0.25 * pair.max(0))):
-        y = eqx.filter_jit(lambda k, kind=kind: conservatism.bellman_target(c, a, REAL, 0.9, k, kind))(
-            jax.random.key(0)
-        )
+        y = eqx.filter_jit(lambda u, kind=kind: conservatism.bellman_target(c, u, REAL, 0.9, kind))(jnp.asarray(action))
         expected = np.asarray(REAL.reward) + 0.9 * np.where(REAL.terminated, 0.0, value)
         np.testing.assert_allclose(y, expected, atol=0.03)
     assert np.abs(pair[0] - pair[1]).max() > 0.5
@@ -197,7 +195,8 @@ def test_an_update_pushes_down_as_configured():
     run = eqx.filter_jit(lambda k: rac.update(state, REAL, MODEL, actor(1), weights, k, 0.9, config))
     new, metrics = run(jax.random.key(0))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(new))
-    k_push = jax.random.split(jax.random.key(0), 3)[1]
+    words = draws.words(jax.random.key(0), sum(rac.words_of(6, 6, 2, config)))
+    k_push = draws.key_of(words[-2:])
     drawn = conservatism.candidates(state.actor, MODEL.obs, MODEL.next_obs, 2, jax.random.split(k_push)[0])
     expected = np.mean(
         [

@@ -84,9 +84,9 @@ def distil(context: int, z, values):
     start = jax.tree.map(jnp.zeros_like, actor(0, 1 + context, 2, hidden=()))
     metas = meta_module.init(start, constant_critic(0.0, context), 0.02)
     states, logged = jnp.zeros((600, 3, 2, 1), jnp.float32), jnp.zeros((600, 3, 2, 2), jnp.float32)
-    keys = jax.random.split(jax.random.key(0), 600)
+    noise = jax.random.normal(jax.random.key(0), (600, 3, 1, 2))
     run = eqx.filter_jit(meta_steps)
-    return run(metas, actors, critics, states, logged, z, jnp.ones(3, jnp.float32), keys, 0.02, jnp.float32(1.0))[0]
+    return run(metas, actors, critics, states, logged, z, jnp.ones(3, jnp.float32), noise, 0.02, jnp.float32(1.0))[0]
 
 
 @eqx.filter_jit
@@ -228,7 +228,7 @@ def test_a_meta_step_takes_a_bounded_number_of_states(tasks, states):
     ids=["defaults", "keys of their own"],
 )
 def test_updates_drawn_at_once_are_those_of_one_after_another(settings):
-    """`rac_steps` ends where `rac.update` ends that is given, step by step, the rows and the key of its own step."""
+    """`rac_steps` ends where one update after another ends that is given the rows and the random words of its step."""
     config = RACConfig(actor_hidden=(6,), critic_hidden=(6,), batch=8, rollout_rows=6, buffer=30, **settings)
     logged, imagined, pi_c = transitions(3, (2, 12)), transitions(4, 30), actor(5)
     dynamics = DynamicsConfig(hidden=(4,), members=2, elites=1)
@@ -244,15 +244,22 @@ def test_updates_drawn_at_once_are_those_of_one_after_another(settings):
         start, key
     )
 
-    step = jax.jit(lambda s, real, rest, k: rac.update(s, real, rest, pi_c, weights, k, 0.9, config))
+    rows = (config.real_rows, config.batch - config.real_rows)
+    own = sum(rac.words_of(*rows, 2, config))
+    block = np.asarray(jax.random.bits(key, (steps, config.batch + own), jnp.uint32))
+
+    @jax.jit
+    def step(state, real, rest, words):
+        drawn = rac.drawn_from(words, *rows, 2, config)
+        return rac.updated(state, real, rest, pi_c, weights, drawn, 0.9, config)
+
     state, seen = start, []
-    for k in jax.random.split(key, steps):
-        k_real, k_model, k_update = jax.random.split(k, 3)
-        index = jax.random.randint(k_real, (config.real_rows,), 0, 9)
+    for words in block:
+        index = np.asarray([int(w) * 9 >> 32 for w in words[: rows[0]]])
         real = jax.tree.map(lambda x, i=index: x[1, i], logged)
         size, source = (25, imagined) if config.rollout_length else (9, jax.tree.map(lambda x: x[1], logged))
-        index = jax.random.randint(k_model, (config.batch - config.real_rows,), 0, size)
-        state, figures = step(state, real, jax.tree.map(lambda x, i=index: x[i], source), k_update)
+        index = np.asarray([int(w) * size >> 32 for w in words[rows[0] : config.batch]])
+        state, figures = step(state, real, jax.tree.map(lambda x, i=index: x[i], source), words[config.batch :])
         seen.append(figures)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)

@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from scipy import stats
 
@@ -148,6 +147,16 @@ def test_the_penalty_pushes_down():
     assert gaps[2.0] < gaps[0.0] - 0.5
 
 
+@eqx.filter_jit
+def target(c, a, batch, key):
+    """The target of an update whose next actions are drawn with this key."""
+    noise = jax.random.normal(key, batch.action.shape)
+    next_action, _ = rac.actions_asked(
+        rac.init(a, c, CONFIG), batch.next_obs, batch.obs, rac.Drawn(noise, noise, None, None)
+    )
+    return rac.bellman_target(c, next_action, batch, GAMMA)
+
+
 def test_bellman_target_uses_terminated_only_and_acts_at_the_next_state():
     """By loop: r + gamma (1 - terminated) min_i Qbar_i(s', pi(s')), whatever `truncated` says."""
     a, c = decided(0, spread=6.0), critic(3, hidden=(), layer_norm=False)
@@ -157,9 +166,7 @@ def test_bellman_target_uses_terminated_only_and_acts_at_the_next_state():
         REAL,
         (jnp.asarray(flags), jnp.asarray([False, True, True, False, True, False])),
     )
-    found = np.asarray(
-        jax.jit(lambda t, p, b, k: rac.bellman_target(t, p, b, GAMMA, k))(c, a, batch, jax.random.key(0))
-    )
+    found = np.asarray(target(c, a, batch, jax.random.key(0)))
 
     def expected(seen):
         action = mean_action(a, seen)
@@ -170,9 +177,7 @@ def test_bellman_target_uses_terminated_only_and_acts_at_the_next_state():
     wrong = expected(batch.obs)  # actions of the current state at the next one
     assert np.abs(found - wrong)[~flags].max() > 0.2
     other = eqx.tree_at(lambda t: t.truncated, batch, ~batch.truncated)
-    np.testing.assert_array_equal(
-        found, jax.jit(lambda t, p, b, k: rac.bellman_target(t, p, b, GAMMA, k))(c, a, other, jax.random.key(0))
-    )
+    np.testing.assert_array_equal(found, target(c, a, other, jax.random.key(0)))
 
 
 def test_update_targets_and_losses_by_loop(update):
@@ -306,7 +311,7 @@ def test_the_term_of_the_meta_policy_grows_over_its_ramp(update, state):
         begun = eqx.tree_at(lambda s: s.step, state, jnp.asarray(step, jnp.int32))
         used = weights(alpha=alpha, pace=0.1, ramp=ramp)
         new, _ = update(begun, REAL, MODEL, actor(anchor), used, jax.random.key(0))
-        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(new.actor_opt[0].mu)])
+        return np.asarray(new.actor_opt[0].mu)
 
     np.testing.assert_array_equal(moment(0, 0.5, 1), moment(0, 0.5, 2))
     whole = moment(5, 0.5, 1) - moment(5, 0.5, 2)
@@ -329,16 +334,30 @@ def test_critic_step_is_adam_on_the_critic_loss(update, state):
     a = decided(1)
     start = eqx.tree_at(lambda s: s.actor, rac.init(a, state.critic, CONFIG), a)
     new, _ = update(start, REAL, MODEL, actor(1), weights(beta=2.0), jax.random.key(0))
-    y = rac.bellman_target(
-        start.target, a, jax.tree.map(lambda *x: jnp.concatenate(x), REAL, MODEL), GAMMA, jax.random.key(7)
-    )
+    y = target(start.target, a, jax.tree.map(lambda *x: jnp.concatenate(x), REAL, MODEL), jax.random.key(7))
     pushed = number(mean_action(a, MODEL.obs))
     grads = jax.grad(lambda c: rac.critic_loss(c, REAL, MODEL, pushed, y, number(2.0 * (1 - GAMMA)), 0.5)[0])(
         start.critic
     )
     # Adam's first moment after one step is a tenth of the gradient
-    for mu, g in zip(*map(jax.tree.leaves, (new.critic_opt[0].mu, grads)), strict=True):
-        np.testing.assert_allclose(10 * np.asarray(mu), g, atol=0.01)
+    flat = np.concatenate([np.ravel(g) for g in jax.tree.leaves(grads)])
+    np.testing.assert_allclose(10 * np.asarray(new.critic_opt[0].mu), flat, atol=0.01)
+
+
+def test_an_updates_random_numbers_are_its_words_one_after_another():
+    """The actor's, those of the targets, of the actions pushed down on imagined rows alone; keys, if any, come last."""
+    words = np.asarray(jax.random.bits(jax.random.key(5), (200,), jnp.uint32))
+    normal = stats.norm.ppf(((words >> 9) + 0.5) / 2.0**23)
+    assert rac.words_of(3, 2, 4, CONFIG) == (48, 0)
+    drawn = rac.drawn_from(jnp.asarray(words[:48]), 3, 2, 4, CONFIG)
+    for found, first, last in ((drawn.actor, 0, 20), (drawn.asked, 20, 48)):
+        np.testing.assert_allclose(found, normal[first:last].reshape(-1, 4), rtol=2e-4, atol=1e-6)
+    other = replace(CONFIG, pushdown="logsumexp", behaviour="dual")
+    assert rac.words_of(3, 2, 4, other) == (40, 4)
+    drawn = rac.drawn_from(jnp.asarray(words[:44]), 3, 2, 4, other)
+    np.testing.assert_allclose(drawn.asked, normal[20:40].reshape(-1, 4), rtol=2e-4, atol=1e-6)
+    np.testing.assert_array_equal(jax.random.key_data(drawn.soft), words[40:42])
+    np.testing.assert_array_equal(jax.random.key_data(drawn.ratio), words[42:44])
 
 
 def test_step_sizes_fall_linearly_over_the_phase(update, state):
@@ -406,7 +425,7 @@ def test_init_starts_the_target_at_the_critic():
     fresh = rac.init(actor(0), critic(0), CONFIG)
     assert eqx.tree_equal(fresh.critic, fresh.target)
     assert float(jnp.exp(fresh.log_lam)) == pytest.approx(CONFIG.lam)
-    assert eqx.tree_equal(fresh.actor_opt, optax.adam(CONFIG.actor_lr).init(fresh.actor))
+    assert eqx.tree_equal(fresh.actor_opt, rac.adam(CONFIG.actor_lr).init(fresh.actor))
     assert isinstance(TanhGaussian(OBS, OBS), TanhGaussian)
     assert isinstance(REAL, Transitions)
 

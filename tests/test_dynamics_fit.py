@@ -172,7 +172,7 @@ def test_adaptation_keeps_the_best(tasks, rows):
 def test_the_reward_and_the_dynamics_are_each_kept_where_they_are_best(tasks, rows):
     """A new task may have old dynamics, of which its log can teach no more, and a new reward."""
     stacked = stack(tasks)
-    wild = replace(CONFIG, learning_rate=0.3, reward_given_next=True, adapt_steps=60)
+    wild = replace(CONFIG, learning_rate=0.9, reward_given_next=True, adapt_steps=60)
     meta = ensemble(0, 2, 1, wild)
     fitted, _ = adapt_models(
         meta, stacked, rows, unit_scale(2), jax.random.key(0), config=wild, learn_termination=False

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from merpo import draws
 from merpo.algorithms.rac_config import RACConfig
 from merpo.dynamics.ensemble import TargetScale
 from merpo.dynamics.fit import FittedModel
@@ -61,16 +62,19 @@ def evidence(
     """
     elites, scale = fitted.elites.shape[0], fitted.within(scale)
     model = fitted.elite_members()
-    k_anchor, k_model, k_end, k_next = jax.random.split(key, 4)
-    followed = jnp.tanh(anchor(obs).sample_pre(k_anchor))
+    act_dim, obs_dim = logged.shape[-1], obs.shape[-1]
+    block = draws.words(key, obs.shape[0], 2 * act_dim + obs_dim + 2)
+    normal, chance = draws.cut(block, 2 * act_dim + obs_dim + 1, 1)
+    of_anchor, of_policy, of_model = draws.cut(draws.normal(normal), act_dim, act_dim, obs_dim + 1)
+    followed = jnp.tanh(anchor(obs).sample_pre(of_anchor))
 
     def grouped(x: Float[Array, "row n"]) -> Float[Array, "elite part n"]:
         return x.reshape(elites, x.shape[0] // elites, x.shape[-1])
 
     def worth(action: Float[Array, "row act"]) -> Float[Array, "elite part"]:
-        next_obs, reward, logit = predict(model, scale, grouped(obs), grouped(action), k_model)
-        ended = termination(next_obs, logit, k_end)
-        value = jnp.min(critic(next_obs, jnp.tanh(actor(next_obs).sample_pre(k_next))), axis=0)
+        next_obs, reward, logit = predict(model, scale, grouped(obs), grouped(action), grouped(of_model))
+        ended = termination(next_obs, logit, grouped(draws.uniform(chance))[..., 0])
+        value = jnp.min(critic(next_obs, jnp.tanh(actor(next_obs).sample_pre(grouped(of_policy)))), axis=0)
         return reward + gamma * jnp.where(ended, 0.0, value)
 
     one, other = jax.lax.map(worth, jnp.stack([logged, followed]))

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
+from merpo import draws
 from merpo.algorithms.divergences import clone_term
 from merpo.compilation import compiled
 from merpo.data.types import Transitions
@@ -58,7 +59,7 @@ def clone(
 
     def step(carry, k):
         actor, state = carry
-        index = train[jax.random.randint(k, (batch,), 0, count)]
+        index = train[draws.place(draws.words(k, batch), count)]
         steps, state = opt.update(jax.grad(loss)(actor, index), state)
         return (optax.apply_updates(actor, steps), state), None
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from merpo.data.types import Transitions
-from merpo.networks import Actor, Noise, TwinCritic
+from merpo.networks import Actor, TwinCritic
 
 DRAWS = 10
 """Actions drawn from each of the three proposals of the log-sum-exp."""
@@ -44,13 +44,12 @@ Pushed = Float[Array, "model_row act"] | Candidates | Chosen
 
 
 def bellman_target(
-    target: TwinCritic, actor: Actor, batch: Transitions, gamma: float, noise: Noise, targets: str = "min"
+    target: TwinCritic, next_action: Float[Array, "row act"], batch: Transitions, gamma: float, targets: str = "min"
 ) -> Float[Array, " row"]:
-    """B^pi Qbar = r + gamma (1 - terminated) V(s'), a' ~ pi(.|s') (COMBO, eq. 2).
+    """B^pi Qbar = r + gamma (1 - terminated) V(s'), `next_action` ~ pi(.|s') (COMBO, eq. 2).
 
     V is `min`, min_i Qbar_i(s', a'), or `mixed`, 0.75 min + 0.25 max (BCQ, Fujimoto et al. 2019, eq. 13).
     """
-    next_action = jnp.tanh(actor(batch.next_obs).sample_pre(noise))
     q = target(batch.next_obs, next_action)
     value = jnp.min(q, axis=0)
     if targets == "mixed":

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from merpo import draws
 from merpo.algorithms.merpo import Jobs
 from merpo.compilation import compiled
 from merpo.devices import map_jobs
@@ -66,7 +67,7 @@ def keep_better(
     def one(jobs: Jobs, args: tuple[Any, ...]) -> Guarded:
         actor, clone, task, seed, fitted = args
         k_start, k_roll = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, seed), task))
-        index = jax.random.randint(k_start, (ROWS * fitted.elites.shape[0],), 0, jobs.size[task])
+        index = draws.place(draws.words(k_start, ROWS * fitted.elites.shape[0]), jobs.size[task])
         start = jobs.data.obs[task, index]
         both = jax.tree.map(lambda *x: jnp.stack(x), actor, clone)
         policy, other = jax.lax.map(

@@ -14,9 +14,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt32
 
-from merpo import devices
+from merpo import devices, draws
 from merpo.algorithms import balance, meta, rac
 from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.meta import Metas
@@ -83,10 +83,6 @@ def _repeated(tree: Any, tasks: int) -> Any:
     return jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), tree)
 
 
-def _places(jobs: Jobs, task: Int[Array, ""], key: PRNGKeyArray, rows: int) -> Int[Array, " row"]:
-    return jax.random.randint(key, (rows,), 0, jobs.size[task])
-
-
 def _rows(jobs: Jobs, task: Int[Array, ""], index: Int[Array, " row"]) -> Transitions:
     return jax.tree.map(lambda x: x[task, index], jobs.data)
 
@@ -104,7 +100,8 @@ def refresh(
 ) -> tuple[Learner, Ring]:
     """Imagine with the current policy from logged states, put the result into the ring; weigh the anchors there."""
     k_start, k_roll, k_weigh = jax.random.split(key, 3)
-    real = _rows(jobs, task, _places(jobs, task, k_start, config.rollout_rows))
+    real = _rows(jobs, task, draws.place(draws.words(k_start, config.rollout_rows), jobs.size[task]))
+    act_dim = real.action.shape[-1]
     if learner.balance is not None:
         found = balance.evidence(
             learner.actor, learner.target, anchor, fitted, jobs.scale, jobs.termination,
@@ -114,20 +111,21 @@ def refresh(
     if config.rollout_length == 0:
         return learner, ring
 
-    def act(obs: Float[Array, "*n obs"], k: PRNGKeyArray) -> Float[Array, "*n act"]:
-        return exploring(jnp.tanh(learner.actor(obs).sample_pre(k)), k, config.explore)
+    def act(obs: Float[Array, "*n obs"], own: UInt32[Array, "*n word"]) -> Float[Array, "*n act"]:
+        noise, other = draws.cut(own, act_dim, own.shape[-1] - act_dim)
+        return exploring(jnp.tanh(learner.actor(obs).sample_pre(draws.normal(noise))), other, config.explore)
 
-    rows, valid = imagine(fitted, jobs.scale, act, real.obs, k_roll, config.rollout_length, jobs.termination)
+    own_words = act_dim + (act_dim + 1 if config.explore else 0)
+    rows, valid = imagine(fitted, jobs.scale, act, real.obs, k_roll, config.rollout_length, jobs.termination, own_words)
     return learner, ring.add(rows, valid)
 
 
-def exploring(action: Float[Array, "*n act"], key: PRNGKeyArray, share: float) -> Float[Array, "*n act"]:
-    """Actions, this share of them drawn uniformly from [-1, 1]^d instead."""
+def exploring(action: Float[Array, "*n act"], words: UInt32[Array, "*n word"], share: float) -> Float[Array, "*n act"]:
+    """Actions, this share of them drawn uniformly from [-1, 1]^d instead: d + 1 random words for each, or none."""
     if share == 0.0:
         return action
-    k_any, k_which = jax.random.split(jax.random.fold_in(key, 1))
-    other = jax.random.uniform(k_any, action.shape, action.dtype, -1.0, 1.0)
-    return jnp.where(jax.random.bernoulli(k_which, share, (*action.shape[:-1], 1)), other, action)
+    other, which = draws.cut(draws.uniform(words), action.shape[-1], 1)
+    return jnp.where(which < share, 2.0 * other - 1.0, action)
 
 
 def rac_steps(
@@ -144,25 +142,32 @@ def rac_steps(
 ) -> tuple[Learner, dict[str, Array]]:
     """`steps` RAC updates of one job against a fixed meta-policy; metrics are their means.
 
-    All that is random is drawn for all updates at once: the numbers that each would draw.
+    All that is random is drawn for all updates at once.
     """
     rest, act_dim = config.batch - config.real_rows, jobs.data.action.shape[-1]
 
-    def draw(k):
-        k_real, k_model, k_update = jax.random.split(k, 3)
-        own = jobs.size[task]
-        limits = jnp.stack([own, ring.size if config.rollout_length else own])
-        places = jax.vmap(lambda k, limit: jax.random.randint(k, (max(config.real_rows, rest),), 0, limit))
-        real, model = places(jnp.stack([k_real, k_model]), limits)
-        return real[: config.real_rows], model[:rest], rac.draw(k_update, config.real_rows, rest, act_dim, config)
+    shape = (config.real_rows, rest, act_dim)
+    widths = (config.real_rows, rest, sum(rac.words_of(*shape, config)))
+
+    def draw(words):
+        real, model, own = draws.cut(words, *widths)
+        size = jobs.size[task]
+        limit = ring.size if config.rollout_length else size
+        return draws.place(real, size), draws.place(model, limit), rac.drawn_from(own, *shape, config)
+
+    names: list[str] = []
 
     def body(learner, drawn):
         real, model, noise = drawn
         imagined = ring.at(model) if config.rollout_length else _rows(jobs, task, model)
-        return rac.updated(learner, _rows(jobs, task, real), imagined, anchor, weights, noise, gamma, config)
+        learner, metrics = rac.updated(
+            learner, _rows(jobs, task, real), imagined, anchor, weights, noise, gamma, config
+        )
+        names[:] = metrics  # one vector in place of a dozen numbers, each with operations of its own
+        return learner, jnp.stack([metrics[k] for k in names])
 
-    learner, metrics = jax.lax.scan(body, learner, jax.vmap(draw)(jax.random.split(key, steps)))
-    return learner, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
+    learner, metrics = jax.lax.scan(body, learner, jax.vmap(draw)(draws.words(key, steps, sum(widths))))
+    return learner, dict(zip(names, jnp.mean(metrics, axis=0), strict=True))
 
 
 def init_learners(actors: Actor, critics: TwinCritic, config: RACConfig) -> Learner:
@@ -189,8 +194,13 @@ def init_meta(
     )
 
 
-def _job_keys(key: PRNGKeyArray, jobs: Jobs) -> Key[Array, " job"]:
-    return jax.vmap(lambda s, t: jax.random.fold_in(jax.random.fold_in(key, s), t))(jobs.seed, jobs.task)
+def job_keys(key: PRNGKeyArray, jobs: Jobs, count: int) -> Key[Array, "count job"]:
+    """So many keys for every job, from its seed and its task."""
+
+    def own(seed: Int[Array, ""], task: Int[Array, ""]) -> Key[Array, " count"]:
+        return jax.random.split(jax.random.fold_in(jax.random.fold_in(key, seed), task), count)
+
+    return jax.vmap(own, out_axes=1)(jobs.seed, jobs.task)
 
 
 def imagine_jobs(
@@ -198,7 +208,7 @@ def imagine_jobs(
     rings: Ring,
     jobs: Jobs,
     held: Actor,
-    key: PRNGKeyArray,
+    keys: Key[Array, " job"],
     gamma: float,
     config: MerPOConfig,
     mesh: Mesh | None = None,
@@ -209,7 +219,7 @@ def imagine_jobs(
         learner, ring, task, fitted, anchor, k = args
         return refresh(learner, ring, jobs, task, fitted, anchor, k, gamma, config.rac)
 
-    packed = (learners, rings, jobs.task, jobs.fitted, held, _job_keys(key, jobs))
+    packed = (learners, rings, jobs.task, jobs.fitted, held, keys)
     return map_jobs(one, jobs, packed, batched(config.group, config.rac.critic_hidden), mesh)
 
 
@@ -218,7 +228,7 @@ def rac_jobs(
     rings: Ring,
     jobs: Jobs,
     held: Actor,
-    key: PRNGKeyArray,
+    keys: Key[Array, " job"],
     steps: int,
     gamma: float,
     config: MerPOConfig,
@@ -230,7 +240,31 @@ def rac_jobs(
         learner, ring, task, weights, anchor, k = args
         return rac_steps(learner, ring, jobs, task, anchor, weights, k, steps, gamma, config.rac)
 
-    packed = (learners, rings, jobs.task, jobs.weights, held, _job_keys(key, jobs))
+    packed = (learners, rings, jobs.task, jobs.weights, held, keys)
+    return map_jobs(one, jobs, packed, batched(config.group, config.rac.critic_hidden), mesh)
+
+
+def adapt_jobs(
+    learners: Learner,
+    rings: Ring,
+    jobs: Jobs,
+    held: Actor,
+    keys: Key[Array, "two job"],
+    gamma: float,
+    config: MerPOConfig,
+    mesh: Mesh | None = None,
+) -> tuple[Learner, Ring, dict[str, Array]]:
+    """`refresh` and `imagine_every` updates for every job that has not had all of its own."""
+
+    def one(jobs: Jobs, args: tuple[Any, ...]) -> tuple[Learner, Ring, dict[str, Array]]:
+        before, ring, task, fitted, weights, anchor, k_imagine, k_rac = args
+        learner, ring = refresh(before, ring, jobs, task, fitted, anchor, k_imagine, gamma, config.rac)
+        steps = config.rac.imagine_every
+        learner, metrics = rac_steps(learner, ring, jobs, task, anchor, weights, k_rac, steps, gamma, config.rac)
+        done = before.step.astype(jnp.float32) * weights.pace > 1.0 - 0.5 * weights.pace
+        return jax.tree.map(lambda old, new: jnp.where(done, old, new), before, learner), ring, metrics
+
+    packed = (learners, rings, jobs.task, jobs.fitted, jobs.weights, held, *keys)
     return map_jobs(one, jobs, packed, batched(config.group, config.rac.critic_hidden), mesh)
 
 
@@ -239,28 +273,28 @@ def _per_seed(x: Array, seeds: int) -> Array:
 
 
 def meta_jobs(
-    state: MetaState, jobs: Jobs, key: PRNGKeyArray, seeds: int, config: MerPOConfig
+    state: MetaState, jobs: Jobs, keys: Key[Array, " job"], seeds: int, config: MerPOConfig
 ) -> tuple[MetaState, dict[str, Float[Array, " seed"]]]:
     """One visit to every seed's meta-policy and meta-critic."""
-    shape = (config.meta_steps, config.meta_states(jobs.task.shape[0] // seeds))
+    states, act_dim = config.meta_states(jobs.task.shape[0] // seeds), jobs.data.action.shape[-1]
+    asked = meta.asked(states)
 
-    def rows(task: Int[Array, ""], k: PRNGKeyArray) -> tuple[Array, Array]:
-        index = jax.random.randint(k, shape, 0, jobs.size[task])
-        return jobs.data.obs[task, index], jobs.data.action[task, index]
+    def rows(task: Int[Array, ""], k: PRNGKeyArray) -> tuple[Array, Array, Array]:
+        where, noise = draws.cut(draws.words(k, config.meta_steps, states + asked * act_dim), states, asked * act_dim)
+        index = draws.place(where, jobs.size[task])
+        normal = draws.normal(noise).reshape(config.meta_steps, asked, act_dim)
+        return jobs.data.obs[task, index], jobs.data.action[task, index], normal
 
-    obs, action = (jnp.swapaxes(_per_seed(x, seeds), 1, 2) for x in jax.vmap(rows)(jobs.task, _job_keys(key, jobs)))
+    obs, action, noise = (jnp.swapaxes(_per_seed(x, seeds), 1, 2) for x in jax.vmap(rows)(jobs.task, keys))
     weight = jnp.exp(state.learners.log_lam) * (1.0 - state.learners.alpha(jobs.weights, config.rac))
     own = jax.tree.map(lambda x: _per_seed(x, seeds), (state.learners.actor, state.learners.critic))
     share = rac.step_share(state.learners.step[0], jobs.weights.pace[0], config.rac.lr_final)
-    seed_keys = jax.vmap(lambda s: jax.random.split(jax.random.fold_in(key, s), config.meta_steps))(
-        _per_seed(jobs.seed, seeds)[:, 0]
-    )
 
     def one(args: tuple[Any, ...]) -> tuple[Metas, dict[str, Array]]:
-        metas, (actors, critics), obs, action, z, weight, keys = args
-        return meta.meta_steps(metas, actors, critics, obs, action, z, weight, keys, config.meta_lr, share)
+        metas, (actors, critics), obs, action, z, weight, noise = args
+        return meta.meta_steps(metas, actors, critics, obs, action, z, weight, noise, config.meta_lr, share)
 
-    packed = (state.metas, own, obs, action, _per_seed(jobs.z, seeds), _per_seed(weight, seeds), seed_keys)
+    packed = (state.metas, own, obs, action, _per_seed(jobs.z, seeds), _per_seed(weight, seeds), noise)
     metas, metrics = map_groups(one, packed, batched(None))
     return MetaState(state.learners, state.rings, metas), metrics
 
@@ -276,13 +310,14 @@ def train_round(
 ) -> tuple[MetaState, dict[str, Array]]:
     """`imagine_every` updates of every job: imagine once, then blocks of RAC updates and meta-policy steps."""
     tasks = jobs.task.shape[0] // seeds
-    k_imagine, k_blocks = jax.random.split(key)
+    blocks = config.rac.imagine_every // config.meta_every
+    keys = job_keys(key, jobs, 1 + 2 * blocks)
     held = for_jobs(state.metas.actor, jobs.z, tasks)
-    learners, rings = imagine_jobs(state.learners, state.rings, jobs, held, k_imagine, gamma, config, mesh)
+    learners, rings = imagine_jobs(state.learners, state.rings, jobs, held, keys[0], gamma, config, mesh)
     state = MetaState(learners, rings, state.metas)
 
-    def block(state: MetaState, k: PRNGKeyArray) -> tuple[MetaState, dict[str, Array]]:
-        k_rac, k_meta = jax.random.split(k)
+    def block(state: MetaState, keys: tuple[Array, Array]) -> tuple[MetaState, dict[str, Array]]:
+        k_rac, k_meta = keys
         held = for_jobs(state.metas.actor, jobs.z, tasks)
         learners, metrics = rac_jobs(
             state.learners, state.rings, jobs, held, k_rac, config.meta_every, gamma, config, mesh
@@ -291,8 +326,7 @@ def train_round(
         state, shared = meta_jobs(state, jobs, k_meta, seeds, config)
         return state, metrics | _repeated(shared, tasks)
 
-    blocks = config.rac.imagine_every // config.meta_every
-    state, metrics = jax.lax.scan(block, state, jax.random.split(k_blocks, blocks))
+    state, metrics = jax.lax.scan(block, state, (keys[1 : blocks + 1], keys[blocks + 1 :]))
     return state, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
 
@@ -339,12 +373,9 @@ def adapt_chunk(
     """
 
     def body(carry, i):
-        before, rings = carry
-        k_imagine, k_rac = jax.random.split(jax.random.fold_in(key, start + i))
-        learners, rings = imagine_jobs(before, rings, jobs, held, k_imagine, gamma, config, mesh)
-        learners, metrics = rac_jobs(learners, rings, jobs, held, k_rac, config.rac.imagine_every, gamma, config, mesh)
-        done = before.step.astype(jnp.float32) * jobs.weights.pace > 1.0 - 0.5 * jobs.weights.pace
-        learners = jax.tree.map(lambda old, new: jax.vmap(jnp.where)(done, old, new), before, learners)
+        learners, rings = carry
+        keys = job_keys(jax.random.fold_in(key, start + i), jobs, 2)
+        learners, rings, metrics = adapt_jobs(learners, rings, jobs, held, keys, gamma, config, mesh)
         return (learners, rings), metrics
 
     (learners, rings), metrics = jax.lax.scan(body, (learners, rings), jnp.arange(rounds))

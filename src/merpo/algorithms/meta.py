@@ -17,9 +17,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from merpo.algorithms.rac import stepped
+from merpo.algorithms.rac import adam, stepped
 from merpo.networks import Actor, TanhGaussian, TwinCritic
 
 
@@ -36,7 +36,7 @@ class Metas(eqx.Module):
 
 def init(actor: Actor, critic: TwinCritic, learning_rate: float) -> Metas:
     """Around the given networks, whose inputs are (s, z) and (s, a, z)."""
-    opt = optax.adam(learning_rate)
+    opt = adam(learning_rate)
     return Metas(actor, critic, opt.init(actor), opt.init(critic))
 
 
@@ -72,6 +72,12 @@ def meta_critic_loss(
     return 0.5 * jnp.mean((found - values) ** 2)
 
 
+def asked(states: int) -> int:
+    """At how many of so many states of a task the critics are compared at an action that its policy draws."""
+    half = -(-states // 4)
+    return min(half, states - half)
+
+
 def meta_steps(
     metas: Metas,
     actors: Actor,
@@ -80,7 +86,7 @@ def meta_steps(
     action: Float[Array, "step task row act"],
     z: Float[Array, "task z"],
     weight: Float[Array, " task"],
-    keys: Key[Array, " step"],
+    noise: Float[Array, "step task some act"],
     learning_rate: float,
     share: Float[Array, ""],
 ) -> tuple[Metas, dict[str, Float[Array, ""]]]:
@@ -88,25 +94,26 @@ def meta_steps(
 
     `actors` and `critics` are the tasks' own, [task] leaves. The critics, whose step costs more, are compared at half
     of the states: with logged actions, and with ones drawn from the tasks' policies, where a new task's learner will
-    ask. `share` is that of the step size.
+    ask; `noise`, standard normal, is for these, `asked` of them per step and task. `share` is that of the step size.
     """
-    opt = optax.adam(learning_rate)
+    opt = adam(learning_rate)
     half = -(-obs.shape[2] // 4)
+    drawn_at = slice(half, half + noise.shape[2])
 
     def body(metas: Metas, drawn: tuple[Any, ...]) -> tuple[Metas, tuple[Array, Array]]:
-        states, logged, key = drawn
+        states, logged, normal = drawn
         policies = jax.vmap(lambda actor, s: actor(s))(actors, states)
         policy_loss, grads = jax.value_and_grad(meta_policy_loss)(metas.actor, policies, states, z, weight)
         steps, actor_opt = opt.update(grads, metas.actor_opt)
         actor = stepped(metas.actor, steps, share)
 
-        drawn_action = jnp.tanh(policies.sample_pre(key))
-        acts = jnp.concatenate([logged[:, :half], drawn_action[:, half : 2 * half]], axis=1)
+        there = jnp.tanh(jax.tree.map(lambda x: x[:, drawn_at], policies).sample_pre(normal))
+        acts = jnp.concatenate([logged[:, :half], there], axis=1)
         values = jnp.swapaxes(jax.vmap(lambda critic, s, a: critic(s, a))(critics, states[:, : 2 * half], acts), 0, 1)
         critic_loss, grads = jax.value_and_grad(meta_critic_loss)(metas.critic, values, states[:, : 2 * half], acts, z)
         steps, critic_opt = opt.update(grads, metas.critic_opt)
         critic = stepped(metas.critic, steps, share)
         return Metas(actor, critic, actor_opt, critic_opt), (policy_loss, critic_loss)
 
-    metas, (policy_loss, critic_loss) = jax.lax.scan(body, metas, (obs, action, keys))
+    metas, (policy_loss, critic_loss) = jax.lax.scan(body, metas, (obs, action, noise))
     return metas, {"meta/kl": jnp.mean(policy_loss), "meta/critic": jnp.mean(critic_loss)}

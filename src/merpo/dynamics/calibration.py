@@ -80,7 +80,8 @@ def replay(
 
     def step(obs: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
         action, k = given
-        after, _, _ = predict(model, scale, obs, grouped(action), k)
+        noise = jax.random.normal(k, (*obs.shape[:-1], obs_dim + 1))
+        after, _, _ = predict(model, scale, obs, grouped(action), noise)
         return after, after
 
     _, states = jax.lax.scan(step, grouped(start), (actions, jax.random.split(key, actions.shape[0])))

@@ -19,6 +19,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from merpo import draws
 from merpo.compilation import compiled
 from merpo.data.types import Stacked, TaskData, Transitions, padded_rows
 from merpo.devices import batched, held, map_jobs
@@ -181,7 +182,7 @@ def of_task(data: Transitions, rows: Rows, config: DynamicsConfig) -> Draw:
     """Batches of one task's rows."""
 
     def draw(key: PRNGKeyArray) -> Transitions:
-        drawn = jax.random.randint(key, (config.members, config.batch), 0, rows.count)
+        drawn = draws.place(draws.words(key, config.members, config.batch), rows.count)
         return take(data, jnp.take_along_axis(rows.boot, drawn, axis=1))
 
     return draw
@@ -192,11 +193,10 @@ def of_all_tasks(stacked: Stacked, rows: Rows, config: DynamicsConfig) -> Draw:
     count = rows.count.shape[0]
 
     def draw(key: PRNGKeyArray) -> Transitions:
-        which, where = jax.random.split(key)
-        shape = (config.members, config.pool_batch)
-        task = jax.random.randint(which, shape, 0, count)
+        which, where = draws.words(key, 2, config.members, config.pool_batch)
+        task = draws.place(which, count)
         member = jnp.arange(config.members)[:, None]
-        row = rows.boot[task, member, jax.random.randint(where, shape, 0, rows.count[task])]
+        row = rows.boot[task, member, draws.place(where, rows.count[task])]
         return jax.tree.map(lambda x: x[task, row], stacked.transitions)
 
     return draw

@@ -8,14 +8,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
+from merpo import draws
 from merpo.data.types import Transitions
 from merpo.dynamics.ensemble import Ensemble, TargetScale
 from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.termination import Termination
 
-Act = Callable[[Float[Array, "*n obs"], PRNGKeyArray], Float[Array, "*n act"]]
+Act = Callable[[Float[Array, "*n obs"], UInt32[Array, "*n word"]], Float[Array, "*n act"]]
+"""A policy's actions, and the random words that it may use, as many per row as it says."""
 
 
 def predict(
@@ -23,12 +25,12 @@ def predict(
     scale: TargetScale,
     obs: Float[Array, "member row obs"],
     action: Float[Array, "member row act"],
-    key: PRNGKeyArray,
+    noise: Float[Array, "member row out"],
 ) -> tuple[Float[Array, "member row obs"], Float[Array, "member row"], Float[Array, "member row"]]:
-    """A sample of (s', r) and the termination logit; group m of rows goes through member m alone."""
+    """A sample of (s', r), made of standard normal `noise`, and the termination logit; group m of rows goes through
+    member m alone."""
     x = jnp.concatenate([obs, action], axis=-1)
     mean, logvar, logit = model(x)
-    noise = jax.random.normal(key, mean.shape, mean.dtype)
     draw = mean + jnp.exp(0.5 * logvar) * noise
     if model.reward is not None:  # the reward of the state that was drawn
         mean, logvar, _ = model(x, draw[..., :-1])
@@ -50,9 +52,11 @@ def imagine(
     key: PRNGKeyArray,
     length: int,
     termination: Termination,
+    own_words: int = 0,
 ) -> tuple[Transitions, Bool[Array, " step_x_row"]]:
     """Roll `length` steps from every start row; each row keeps to one elite (rows are dealt evenly among them).
 
+    `own_words` random words per row and step are for `act`.
     Returns flat transitions [length * rows] and which of them are real: rows after an imagined termination are not.
     The number of rows must be a multiple of the number of elites.
     """
@@ -63,10 +67,11 @@ def imagine(
 
     def step(carry, k):
         obs, alive = carry
-        k_act, k_model, k_end = jax.random.split(k, 3)
-        action = act(obs, k_act)
-        next_obs, reward, logit = predict(model, scale, obs, action, k_model)
-        ended = termination(next_obs, logit, k_end)
+        block = draws.words(k, *obs.shape[:-1], own_words + obs_dim + 2)
+        own, noise, chance = draws.cut(block, own_words, obs_dim + 1, 1)
+        action = act(obs, own)
+        next_obs, reward, logit = predict(model, scale, obs, action, draws.normal(noise))
+        ended = termination(next_obs, logit, draws.uniform(chance[..., 0]))
         out = Transitions(obs, action, reward, next_obs, ended, jnp.zeros_like(ended))
         return (next_obs, alive & ~ended), (out, alive)
 
@@ -91,8 +96,8 @@ def imagined_returns(
     All in prepared units. The rows are dealt among the elites, so that their number must be a multiple of theirs.
     """
 
-    def act(obs: Float[Array, "*n obs"], k: PRNGKeyArray) -> Float[Array, "*n act"]:
-        del k
+    def act(obs: Float[Array, "*n obs"], own: UInt32[Array, "*n word"]) -> Float[Array, "*n act"]:
+        del own
         action: Float[Array, "*n act"] = actor(obs).mode()
         return action
 
@@ -129,7 +134,7 @@ class Ring(eqx.Module):
 
     def draw(self, key: PRNGKeyArray, batch: int) -> Int[Array, " row"]:
         """`batch` places drawn uniformly from those written so far (at least one must be), for `at`."""
-        return jax.random.randint(key, (batch,), 0, self.size)
+        return draws.place(draws.words(key, batch), self.size)
 
     def at(self, index: Int[Array, " row"]) -> Transitions:
         """The rows in these places."""

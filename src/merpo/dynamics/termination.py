@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Termination(eqx.Module):
@@ -23,9 +23,10 @@ class Termination(eqx.Module):
         return self.rule == "learned"
 
     def __call__(
-        self, next_obs: Float[Array, "*n obs"], logit: Float[Array, "*n"], key: PRNGKeyArray
+        self, next_obs: Float[Array, "*n obs"], logit: Float[Array, "*n"], chance: Float[Array, "*n"]
     ) -> Bool[Array, "*n"]:
-        """Whether each imagined next state is the last one; the learned rule draws from its probability."""
+        """Whether each imagined next state is the last one; the learned rule ends where `chance`, uniform in
+        [0, 1), is below its probability."""
         if self.rule == "never":
             return jnp.zeros(logit.shape, bool)
         if self.rule == "bounds":
@@ -33,4 +34,4 @@ class Termination(eqx.Module):
             lift = (1,) * logit.ndim + (-1,)
             inside = (watched > self.low.reshape(lift)) & (watched < self.high.reshape(lift))
             return ~jnp.all(inside, axis=-1)
-        return jax.random.bernoulli(key, jax.nn.sigmoid(logit))
+        return chance < jax.nn.sigmoid(logit)
