@@ -3,13 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from scipy import stats
 
 from merpo import draws
-from merpo.algorithms.rac import adam
-from toys import transitions
 
 EDGES = np.asarray([0, 1, 255, 256, 511, 512, 2**31 - 1, 2**31, 2**32 - 513, 2**32 - 512, 2**32 - 1], np.uint32)
 WORDS = np.concatenate([EDGES, np.random.default_rng(0).integers(0, 2**32, 20000, dtype=np.uint32)])
@@ -61,14 +58,3 @@ def test_keys_from_words_draw_unlike_numbers():
     found = np.asarray(jax.vmap(lambda k: jax.random.normal(k, (50,)))(keys))
     assert stats.kstest(found.ravel(), "norm").pvalue > 1e-3
     assert len(np.unique(found)) > 0.999 * found.size
-
-
-def test_adam_on_one_vector_is_adam():
-    params, other_gradients = (jax.tree.map(lambda x: x.astype(jnp.float32), transitions(i, 5)) for i in (0, 1))
-    optimisers = (adam(0.1), optax.adam(0.1))
-    states, updates = [o.init(params) for o in optimisers], [jax.jit(o.update) for o in optimisers]
-    for grads in (params, other_gradients, params):
-        (found, first), (expected, second) = (u(grads, s) for u, s in zip(updates, states, strict=True))
-        states = [first, second]
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found, expected)
-    assert states[0][0].mu.ndim == 1

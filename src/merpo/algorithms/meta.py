@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from merpo.algorithms.rac import adam, stepped
+from merpo.algorithms.rac import stepped
 from merpo.networks import Actor, TanhGaussian, TwinCritic
 
 
@@ -36,7 +36,7 @@ class Metas(eqx.Module):
 
 def init(actor: Actor, critic: TwinCritic, learning_rate: float) -> Metas:
     """Around the given networks, whose inputs are (s, z) and (s, a, z)."""
-    opt = adam(learning_rate)
+    opt = optax.adam(learning_rate)
     return Metas(actor, critic, opt.init(actor), opt.init(critic))
 
 
@@ -96,7 +96,7 @@ def meta_steps(
     of the states: with logged actions, and with ones drawn from the tasks' policies, where a new task's learner will
     ask; `noise`, standard normal, is for these, `asked` of them per step and task. `share` is that of the step size.
     """
-    opt = adam(learning_rate)
+    opt = optax.adam(learning_rate)
     half = -(-obs.shape[2] // 4)
     drawn_at = slice(half, half + noise.shape[2])
 

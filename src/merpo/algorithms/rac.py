@@ -69,11 +69,6 @@ class Learner(eqx.Module):
         return weights.alpha if self.balance is None else balance.alpha_of(self.balance, config)
 
 
-def adam(learning_rate: float) -> optax.GradientTransformation:
-    """Adam on all parameters as one vector: the same steps, with far fewer operations to compile."""
-    return optax.flatten(optax.adam(learning_rate))
-
-
 def init(actor: Actor, critic: TwinCritic, config: RACConfig) -> Learner:
     """A fresh learner around the given networks (random ones, or pi_c and the meta-critic)."""
     ratio = None
@@ -88,8 +83,8 @@ def init(actor: Actor, critic: TwinCritic, config: RACConfig) -> Learner:
         log_lam=jnp.log(jnp.asarray(max(config.lam, 1e-8), jnp.float32)),
         log_temperature=jnp.log(jnp.asarray(max(config.temperature, 1e-8), jnp.float32)),
         scale=jnp.zeros((), jnp.float32),
-        actor_opt=adam(config.actor_lr).init(actor),
-        critic_opt=adam(config.critic_lr).init(critic),
+        actor_opt=optax.adam(config.actor_lr).init(actor),
+        critic_opt=optax.adam(config.critic_lr).init(critic),
         step=jnp.zeros((), jnp.int32),
         ratio=ratio,
         log_beta=jnp.log(jnp.asarray(max(config.beta, 1e-8), jnp.float32)) if config.beta_mode == "dual" else None,
@@ -261,7 +256,7 @@ def updated(
     grads, metrics = jax.grad(critic_loss, has_aux=True)(
         state.critic, real, model, pushed, y, beta * deviation, config.real_fraction, softness
     )
-    steps, critic_opt = adam(config.critic_lr).update(grads, state.critic_opt)
+    steps, critic_opt = optax.adam(config.critic_lr).update(grads, state.critic_opt)
     critic = stepped(state.critic, steps, share)
     target = optax.incremental_update(critic, state.target, config.tau)
 
@@ -287,7 +282,7 @@ def updated(
         state.actor, critic, anchor, both.obs, real.action, alpha, lam, temperature,
         jnp.maximum(scale, 1e-6), improve, drawn.actor, follow, behaviour, config.one_scale,
     )  # fmt: skip
-    steps, actor_opt = adam(config.actor_lr).update(grads, state.actor_opt)
+    steps, actor_opt = optax.adam(config.actor_lr).update(grads, state.actor_opt)
     actor = stepped(state.actor, steps, share)
 
     act_dim = real.action.shape[-1]
