@@ -118,3 +118,13 @@ def test_the_markdown_has_a_row_each_and_the_odds_of_the_first():
     assert rows[0][-1] == "P(merpo > row) |"
     assert rows[1][-1].strip(" |") == ""
     assert rows[3][-1].startswith("1.00 [")
+
+
+def test_what_a_copied_run_has_from_the_first_is_one_row():
+    """A run that was copied and adapted by one more method: its other rows are those of the original."""
+    first = results(2.0)
+    copied = replace(first, returns={**first.returns, "iql": first.returns["merpo"] + 1.0})
+    found = compare({"one": first, "copy": copied}, ["merpo", "bc", "iql", "behaviour"])
+    assert found.labels == ("merpo", "bc", "behaviour", "iql")
+    again = replace(first, returns={"merpo": first.returns["merpo"] + 1e-9})
+    assert compare({"one": first, "again": again}, ["merpo", "bc"]).labels == ("one: merpo", "one: bc", "again: merpo")

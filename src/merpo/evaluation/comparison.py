@@ -88,7 +88,7 @@ def compare(results: Mapping[str, Results], methods: Sequence[str] = (), resampl
         raise DataError(f"runs {', '.join(names)} share no task: evaluate them on the same test tasks.")
     entries = [(name, r, method) for name, r in results.items() for method in _chosen(name, r, methods)]
     if len(methods) > 1:
-        entries = _logs_once(entries, tasks)
+        entries = _once(entries, tasks)
     if len(entries) < 2:
         name, run, method = entries[0]
         raise ConfigError(
@@ -114,17 +114,15 @@ def _chosen(name: str, r: Results, methods: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _logs_once(entries: list[tuple[str, Results, str]], tasks: Sequence[str]) -> list[tuple[str, Results, str]]:
-    """Without the behaviour of a run whose data an earlier one had too."""
-    seen: set[tuple[float, ...]] = set()
+def _once(entries: list[tuple[str, Results, str]], tasks: Sequence[str]) -> list[tuple[str, Results, str]]:
+    """Without what an earlier run has too: the same data's behaviour, or the same policies."""
+    seen: set[tuple[str, bytes]] = set()
     kept = []
     for entry in entries:
-        if entry[2] == BEHAVIOUR:
-            logged = tuple(_on(entry[1], BEHAVIOUR, tasks).ravel().tolist())
-            if logged in seen:
-                continue
-            seen.add(logged)
-        kept.append(entry)
+        what = (entry[2], _on(entry[1], entry[2], tasks).tobytes())
+        if what not in seen:
+            kept.append(entry)
+        seen.add(what)
     return kept
 
 
