@@ -297,6 +297,7 @@ def test_rac_itself_ends_at_the_joint_solution():
         # the running scale sees targets with drawn next actions, hence a little above that of their means
         assert (0.95 * still < scales).all()
         assert (scales < 1.5 * still).all()
+        assert np.abs(found.mean[own, :, 0] - mean).max() < 0.25
         np.testing.assert_allclose(np.mean(found.mean[own, :, 0] - mean, axis=0), 0.0, atol=0.05)
         np.testing.assert_allclose(np.mean(found.log_std[own, :, 0] - log, axis=0), 0.0, atol=0.05)
         np.testing.assert_allclose(np.mean(ends.critic.q[own, 0] - q, axis=0), 0.0, atol=0.08 * np.abs(q).max())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merpo import DynamicsConfig
+from merpo import DynamicsConfig, draws
 from merpo.algorithms.pipeline import termination_rule
 from merpo.data import Bounds, Preparation
 from merpo.data.types import SetInfo, Transitions
@@ -251,7 +251,7 @@ def test_ring_against_a_slow_reference(batches):
 
 @eqx.filter_jit
 def draw(ring: Ring, key):
-    return ring.at(ring.draw(key, 256))
+    return ring.at(draws.place(draws.words(key, 256), ring.size))
 
 
 def test_the_return_in_imagination_is_that_of_the_closed_form():

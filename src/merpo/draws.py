@@ -1,7 +1,7 @@
 """Random numbers by the block: one call of the generator for all that a step needs, cut up and shaped afterwards.
 
 On a CPU every call compiles to a loop of its own with the copies around it, and so do every split of a key and every
-fold: a chunk of meta-training had two dozen loops more without this, and a quarter more fused operations.
+fold (`results/compile` has what that cost).
 """
 
 from __future__ import annotations

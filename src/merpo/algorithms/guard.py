@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from merpo import draws
-from merpo.algorithms.merpo import Jobs
+from merpo.algorithms.merpo import Jobs, job_keys
 from merpo.compilation import compiled
 from merpo.devices import map_jobs
 from merpo.dynamics.imagination import imagined_returns
@@ -65,8 +65,7 @@ def keep_better(
     """Of every job the adapted policy, or the clone where that surely leads ([job] leaves)."""
 
     def one(jobs: Jobs, args: tuple[Any, ...]) -> Guarded:
-        actor, clone, task, seed, fitted = args
-        k_start, k_roll = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, seed), task))
+        actor, clone, task, fitted, k_start, k_roll = args
         index = draws.place(draws.words(k_start, ROWS * fitted.elites.shape[0]), jobs.size[task])
         start = jobs.data.obs[task, index]
         both = jax.tree.map(lambda *x: jnp.stack(x), actor, clone)
@@ -77,4 +76,4 @@ def keep_better(
         kept = jax.tree.map(lambda a, b: jnp.where(lead > 0.0, b, a), actor, clone)
         return Guarded(kept, lead > 0.0, lead)
 
-    return map_jobs(one, jobs, (actors, clones, jobs.task, jobs.seed, jobs.fitted), group, mesh)
+    return map_jobs(one, jobs, (actors, clones, jobs.task, jobs.fitted, *job_keys(key, jobs, 2)), group, mesh)

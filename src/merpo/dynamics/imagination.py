@@ -132,10 +132,6 @@ class Ring(eqx.Module):
         rows = jax.tree.map(lambda old, x: old.at[slot].set(x, mode="drop"), self.rows, new)
         return Ring(rows, (self.position + count) % capacity, jnp.minimum(self.size + count, capacity))
 
-    def draw(self, key: PRNGKeyArray, batch: int) -> Int[Array, " row"]:
-        """`batch` places drawn uniformly from those written so far (at least one must be), for `at`."""
-        return draws.place(draws.words(key, batch), self.size)
-
     def at(self, index: Int[Array, " row"]) -> Transitions:
         """The rows in these places."""
         return jax.tree.map(lambda x: x[index], self.rows)
