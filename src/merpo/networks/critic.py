@@ -34,7 +34,10 @@ class TwinCritic(eqx.Module):
     def __call__(self, obs: Float[Array, "*n obs"], action: Float[Array, "*n act"]) -> Float[Array, "2 *n"]:
         """Both action-values, [2, *n]."""
         x = jnp.concatenate([obs, action], axis=-1)
-        return eqx.filter_vmap(lambda net, x: net(x)[..., 0], in_axes=(eqx.if_array(0), None))(self.nets, x)
+        # One input for each critic: shared, the gradient of the first weights would need the other factor turned
+        # over, which took as long as twenty other passes.
+        x = jnp.broadcast_to(x, (2, *x.shape))
+        return eqx.filter_vmap(lambda net, x: net(x)[..., 0], in_axes=(eqx.if_array(0), 0))(self.nets, x)
 
     def given(self, z: Float[Array, " z"]) -> TwinCritic:
         """Q(s, a, z) as critics of (s, a), for critics whose input is (s, a, z)."""
