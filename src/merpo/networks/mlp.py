@@ -98,10 +98,13 @@ class MLP(eqx.Module):
 
     def __call__(self, x: Float[Array, "*n in"]) -> Float[Array, "*n out"]:
         """The network's output; any leading axes."""
-        act = ACTIVATIONS[self.activation]
+        act, lead = ACTIVATIONS[self.activation], x.shape[:-1]
+        if len(lead) > 1:  # rows of two axes would be turned over for the gradient of every weight
+            x = x.reshape(-1, x.shape[-1])
         for layer in self.layers[:-1]:
             x = act(normalised(layer, x) if self.layer_norm else layer(x))
-        return self.layers[-1](x)
+        y = self.layers[-1](x)
+        return y.reshape(*lead, y.shape[-1])
 
     @property
     def widths(self) -> list[int]:
