@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 from rac_throughput import ACT, OBS, ROWS, best, macs, peak_gflops
 
-from merpo.algorithms import merpo, meta, rac
+from merpo.algorithms import merpo, rac
 from merpo.algorithms.merpo import Jobs
 from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.presets import STANDARD
@@ -62,7 +62,15 @@ def settings(hidden: int) -> MerPOConfig:
         STANDARD.rac, actor_hidden=wide, critic_hidden=wide, rollout_rows=ROLLOUTS, rollout_length=LENGTH,
         alpha_mode="fixed",
     )  # fmt: skip
-    return replace(STANDARD, rac=learner, dynamics=dynamics, meta_steps=STEPS, meta_batch=STATES, meta_rows=STATES * 1000, context=Z)
+    return replace(
+        STANDARD,
+        rac=learner,
+        dynamics=dynamics,
+        meta_steps=STEPS,
+        meta_batch=STATES,
+        meta_rows=STATES * 1000,
+        context=Z,
+    )
 
 
 def flops(hidden: int, tasks: int) -> dict[str, int]:
