@@ -18,7 +18,7 @@ the other has operations side by side in mind, and a core of each task is busy a
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Compiled]:
-    """`jax.jit` with these options; on CPUs with those of `ON_CPUS`, too, that the environment's XLA_FLAGS does not name."""
+    """`jax.jit` with these options, and on CPUs those of `ON_CPUS` that XLA_FLAGS in the environment leaves open."""
     return lambda function: Compiled(function, options)
 
 
