@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 from standard import CHEETAH, POINT_ROBOT, Shapes, arrays, chunks
 
-from merpo.compilation import LEVEL, ON_CPUS
+from merpo.compilation import LIGHT
 from merpo.files import write_atomic
 from merpo.runs import versions
 
+(LEVEL,) = LIGHT
 TASKS = 2
 
 
@@ -39,7 +40,7 @@ def measure(shapes: Shapes, chunk: str, levels: list[int], repeats: int) -> list
     running = dict.fromkeys(levels, float("inf"))
     for level in levels:
         begun = time.process_time()
-        made[level] = lowered.compile(compiler_options=ON_CPUS | {LEVEL: level})
+        made[level] = lowered.compile(compiler_options={LEVEL: level})
         compiling[level] = time.process_time() - begun
     for _ in range(repeats):
         for level in levels:

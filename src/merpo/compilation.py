@@ -10,15 +10,13 @@ from typing import Any
 
 import jax
 
-LEVEL, SCHEDULER = "xla_backend_optimization_level", "xla_cpu_enable_concurrency_optimized_scheduler"
-ON_CPUS: dict[str, bool | int | str] = {LEVEL: 1, SCHEDULER: False}
-"""What a CPU is asked for. LLVM's first level: XLA's own takes 1.6 to 2 times as long, for updates within 30 %
-of each other, either way (`benchmarks/compilation_level.py`). And the order of operations that needs least memory:
-the other has operations side by side in mind, and a core of each task is busy as it is."""
+LIGHT: dict[str, bool | int | str] = {"xla_backend_optimization_level": 1}
+"""What a CPU is asked for: LLVM's first level. XLA's own takes 1.6 to 2 times as long, for updates within 30 %
+of each other, either way (`benchmarks/compilation_level.py`)."""
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Compiled]:
-    """`jax.jit` with these options, and on CPUs those of `ON_CPUS` that XLA_FLAGS in the environment leaves open."""
+    """`jax.jit` with these options, and on CPUs with `LIGHT`, unless XLA_FLAGS in the environment names a level."""
     return lambda function: Compiled(function, options)
 
 
@@ -37,9 +35,8 @@ class Compiled:
     def _made(self) -> Any:
         with self._lock:  # threads share what is compiled
             if self._jitted is None:
-                named = os.environ.get("XLA_FLAGS", "")
-                asked = {k: v for k, v in ON_CPUS.items() if jax.default_backend() == "cpu" and k not in named}
-                self._jitted = jax.jit(self._function, compiler_options=asked or None, **self._options)
+                own = jax.default_backend() != "cpu" or any(o in os.environ.get("XLA_FLAGS", "") for o in LIGHT)
+                self._jitted = jax.jit(self._function, compiler_options=None if own else LIGHT, **self._options)
             return self._jitted
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
