@@ -32,21 +32,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from rac_throughput import ACT, OBS, ROWS, best, macs, peak_gflops
+from rac_throughput import ACT, OBS, ROWS, best, macs, peak_gflops, problem, split
 
-from merpo.algorithms import merpo, rac
-from merpo.algorithms.merpo import Jobs
+from merpo.algorithms import merpo
 from merpo.algorithms.merpo_config import MerPOConfig
 from merpo.algorithms.presets import STANDARD
 from merpo.algorithms.threads import cores, cuts, side_by_side
 from merpo.compilation import compiled
-from merpo.data.types import Stacked, Transitions
+from merpo.data.types import Stacked
 from merpo.dynamics import fit
-from merpo.dynamics.ensemble import Ensemble, TargetScale
-from merpo.dynamics.fit import FittedModel, Rows
+from merpo.dynamics.ensemble import Ensemble
+from merpo.dynamics.fit import Rows
 from merpo.dynamics.imagination import Ring
-from merpo.dynamics.termination import Termination
 from merpo.files import write_atomic
 from merpo.runs import versions
 
@@ -62,15 +59,8 @@ def settings(hidden: int) -> MerPOConfig:
         STANDARD.rac, actor_hidden=wide, critic_hidden=wide, rollout_rows=ROLLOUTS, rollout_length=LENGTH,
         alpha_mode="fixed",
     )  # fmt: skip
-    return replace(
-        STANDARD,
-        rac=learner,
-        dynamics=dynamics,
-        meta_steps=STEPS,
-        meta_batch=STATES,
-        meta_rows=STATES * 1000,
-        context=Z,
-    )
+    config = replace(STANDARD, rac=learner, dynamics=dynamics, meta_steps=STEPS, context=Z)
+    return replace(config, meta_batch=STATES, meta_rows=STATES * 1000)
 
 
 def flops(hidden: int, tasks: int) -> dict[str, int]:
@@ -89,53 +79,34 @@ def flops(hidden: int, tasks: int) -> dict[str, int]:
 
 def calls(hidden: int, tasks: int) -> dict[str, tuple[Callable[[], Any], int]]:
     """By name: a call, and how many steps it makes."""
-    config, rng, f32 = settings(hidden), np.random.default_rng(0), jnp.float32
-    lead = (tasks, ROWS)
-    obs, following = (jnp.asarray(rng.normal(size=(*lead, OBS)), f32) for _ in range(2))
-    action, never = jnp.asarray(rng.uniform(-1, 1, (*lead, ACT)), f32), jnp.zeros(lead, bool)
-    data = Transitions(obs, action, jnp.asarray(rng.normal(size=lead), f32), following, never, never)
-    size, members = jnp.full((tasks,), ROWS, jnp.int32), config.dynamics.members
-    every = jnp.broadcast_to(jnp.arange(ROWS, dtype=jnp.int32), lead)
-    held = every[:, : config.dynamics.check_every]
-    boot = jnp.broadcast_to(every[:, None], (tasks, members, ROWS))
-    rows = Rows(boot, every, size, held, jnp.ones(held.shape, bool))
-    out, bound, key = jnp.ones(OBS + 1), jnp.full(OBS, 5.0), jax.random.key(0)
-    scale = TargetScale(0.0 * out, out, -bound, bound)
+    config = settings(hidden)
+    learners, rings, jobs, anchors, keys = problem(tasks, config)
+    z, key = jnp.zeros((tasks, Z), jnp.float32), keys[0]
+    jobs = replace(jobs, z=z)
+    state = merpo.MetaState(learners, rings, merpo.init_meta(keys[:1], z, OBS, ACT, config).metas)
+    members, every = config.dynamics.members, jnp.broadcast_to(jnp.arange(ROWS, dtype=jnp.int32), (tasks, ROWS))
+    held, boot = every[:, :STEPS], jnp.broadcast_to(every[:, None], (tasks, members, ROWS))
+    rows = Rows(boot, every, jobs.size, held, jnp.ones(held.shape, bool))
     phi = Ensemble.init(key, OBS, ACT, config.dynamics)
-    models = jax.tree.map(lambda x: jnp.broadcast_to(x, (tasks, *x.shape)), phi)
-    elites = jnp.broadcast_to(jnp.arange(config.dynamics.elites, dtype=jnp.int32), (tasks, config.dynamics.elites))
-    fitted = FittedModel(models, elites, jnp.zeros((tasks, members), f32))
-    number, z = partial(jnp.full, (tasks,), dtype=f32), jnp.zeros((tasks, Z), f32)
-    jobs = Jobs(
-        data, size, jnp.arange(tasks, dtype=jnp.int32), jnp.zeros((tasks,), jnp.int32), fitted, scale,
-        Termination("never", jnp.zeros(0, jnp.int32), jnp.zeros(0), jnp.zeros(0)),
-        rac.Weights(alpha=number(0.4), beta=number(0.1), floor=number(0.0), pace=number(1e-4), ramp=number(0.0)), z,
-    )  # fmt: skip
-    state = merpo.init_meta(jax.random.split(key, 1), z, OBS, ACT, config)
-    keys, anchors = jax.random.split(key, tasks), merpo.for_jobs(state.metas.actor, z, tasks)
-    parts = cuts(tasks, cores())
-
-    def split(tree: Any) -> list[Any]:
-        return [jax.tree.map(lambda x, c=c: x[c], tree) for c in parts]
 
     @compiled()
-    def imagine(learners: Any, rings: Ring, jobs: Jobs, anchors: Any, keys: Any) -> Any:
+    def imagine(learners: Any, rings: Ring, jobs: merpo.Jobs, anchors: Any, keys: Any) -> Any:
         return merpo.imagine_jobs(learners, rings, jobs, anchors, keys, 0.99, config)[1].rows.reward
 
     @compiled()
-    def meta_steps(state: Any, jobs: Jobs, keys: Any) -> Any:
+    def meta_steps(state: Any, jobs: merpo.Jobs, keys: Any) -> Any:
         return merpo.meta_jobs(state, jobs, keys, 1, config)[0].metas
 
     def adapt(part: tuple[Stacked, Rows]) -> Any:
-        made = fit.adapt_models(phi, *part, scale, key, config=config.dynamics, learn_termination=False)
+        made = fit.adapt_models(phi, *part, jobs.scale, key, config=config.dynamics, learn_termination=False)
         return jax.block_until_ready(made)
 
     def roll(part: Any) -> Any:
         return jax.block_until_ready(imagine(*part))
 
-    shares = zip(split((state.learners, state.rings)), map(jobs.part, parts), split((anchors, keys)), strict=True)
-    rolls = [(*own, job, *rest) for own, job, rest in shares]
-    fits = list(zip(split(Stacked(data, size)), split(rows), strict=True))
+    shares, every_job = split((learners, rings, anchors, keys), tasks), [jobs.part(c) for c in cuts(tasks, cores())]
+    rolls = [(*own[:2], job, *own[2:]) for own, job in zip(shares, every_job, strict=True)]
+    fits = split((Stacked(jobs.data, jobs.size), rows), tasks)
     assert config.meta_states(tasks) == STATES
     return {
         "model step": (partial(side_by_side, adapt, fits), STEPS),
@@ -174,7 +145,7 @@ def main() -> None:
     rows = measured(options.hidden, options.tasks, options.seconds)
     if options.out:
         setting = {"machine": platform.machine(), "cores": cores(), "batch": BATCH, **versions()}
-        write_atomic(options.out, (json.dumps({"setting": setting, "results": rows}, indent=1) + "\n").encode())
+        write_atomic(options.out, json.dumps({"setting": setting, "results": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ from merpo.dynamics.ensemble import Ensemble, TargetScale
 from merpo.dynamics.fit import FittedModel
 from merpo.dynamics.imagination import Ring
 from merpo.dynamics.termination import Termination
+from merpo.files import write_atomic
 
 OBS, ACT, HIDDEN = 17, 6, 256
 CONFIG = RACConfig(actor_hidden=(HIDDEN,) * 3, critic_hidden=(HIDDEN,) * 3, batch=256, real_fraction=0.5)
@@ -100,8 +101,9 @@ def peak_gflops(seconds: float = 1.0, sizes: tuple[int, ...] = (1024, 1536, 2048
     return max(rates)
 
 
-def problem(tasks: int) -> tuple[Any, ...]:
-    """Learners, full rings and jobs of `tasks` tasks, with made-up data."""
+def problem(tasks: int, config: MerPOConfig | None = None) -> tuple[Any, ...]:
+    """Learners, full rings and jobs of `tasks` tasks, with made-up data; `config` in place of `CONFIG` and defaults."""
+    config = config or MerPOConfig(rac=CONFIG)
     rng = np.random.default_rng(0)
     f32 = np.float32
 
@@ -112,10 +114,9 @@ def problem(tasks: int) -> tuple[Any, ...]:
         never = jnp.zeros(lead, bool)
         return Transitions(obs, action, jnp.asarray(rng.normal(size=lead).astype(f32)), following, never, never)
 
-    config = MerPOConfig(rac=CONFIG)
-    actor, critic = jax.vmap(lambda k: rac.networks(k, OBS, ACT, CONFIG))(jax.random.split(jax.random.key(0), 1))
+    actor, critic = jax.vmap(lambda k: rac.networks(k, OBS, ACT, config.rac))(jax.random.split(jax.random.key(0), 1))
     actor, critic = jax.tree.map(lambda x: jnp.repeat(x, tasks, axis=0), (actor, critic))
-    learners = merpo.init_learners(actor, critic, CONFIG)
+    learners = merpo.init_learners(actor, critic, config.rac)
     full = jnp.full((tasks,), ROWS, jnp.int32)
     rings = Ring(rows(), jnp.zeros((tasks,), jnp.int32), full)
     # The imagination itself is not timed here: it runs once every few hundred updates.
@@ -147,17 +148,17 @@ def advance(learners: Any, rings: Any, jobs: Jobs, anchors: Any, keys: Any, *, g
     return map_groups(one, packed, group)
 
 
+def split(tree: Any, tasks: int) -> list[Any]:
+    """Equal parts of leaves [task, ...], one for every core."""
+    return [jax.tree.map(lambda x, c=c: x[c], tree) for c in cuts(tasks, cores())]
+
+
 def in_parts(args: tuple[Any, ...], group: int) -> Callable[[], Any]:
     """`advance` as the library runs it: equal parts of the tasks, each dispatched from its own thread."""
     learners, rings, jobs, anchors, keys = args
-    parts = [
-        (
-            *jax.tree.map(lambda x, c=c: x[c], (learners, rings)),
-            jobs.part(c),
-            jax.tree.map(lambda x, c=c: x[c], anchors),
-        )
-        for c in cuts(len(keys), cores())
-    ]
+    states, parts = split((learners, rings, anchors), len(keys)), []
+    for (learner, ring, anchor), c in zip(states, cuts(len(keys), cores()), strict=True):
+        parts.append((learner, ring, jobs.part(c), anchor))
 
     def run(part: tuple[Any, ...]) -> None:
         jax.block_until_ready(advance(*part, keys[: part[2].task.shape[0]], group=group))
@@ -202,11 +203,7 @@ def main() -> None:
             "flops_per_update": flops, "cores": os.cpu_count(), "jax": jax.__version__, "load_average": load,
             "batch": CONFIG.batch, "hidden": [HIDDEN] * 3, "obs_dim": OBS, "act_dim": ACT,
         }  # fmt: skip
-        temporary = f"{options.out}.{os.getpid()}.part"
-        with open(temporary, "w") as file:
-            json.dump({"setting": setting, "results": results}, file, indent=1)
-            file.write("\n")
-        os.replace(temporary, options.out)
+        write_atomic(options.out, json.dumps({"setting": setting, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ class TwinCritic(eqx.Module):
     def __call__(self, obs: Float[Array, "*n obs"], action: Float[Array, "*n act"]) -> Float[Array, "2 *n"]:
         """Both action-values, [2, *n]."""
         x = jnp.concatenate([obs, action], axis=-1)
-        # One input for each critic: shared, the gradient of the first weights would need the other factor turned
-        # over, which took as long as twenty other passes.
+        # One input for each critic: with a shared one XLA turns over the other factor of the first weights' gradient.
         x = jnp.broadcast_to(x, (2, *x.shape))
         return eqx.filter_vmap(lambda net, x: net(x)[..., 0], in_axes=(eqx.if_array(0), 0))(self.nets, x)
 
