@@ -83,6 +83,18 @@ def test_far_tasks_are_kept_in_reach():
     assert abs(float(far[0, 0])) == pytest.approx(LIMIT)
 
 
+def test_tasks_beyond_the_training_tasks_are_the_nearest_in_their_range():
+    """In units of the deviation, here 2: three tasks at 1, -1 and 0, new ones at -3, 0.5 and 2."""
+    models = fitted([[2.0, 0.3], [-2.0, -0.3], [0.0, 0.0]])
+    free, held = (fit_context(models, PROBE_ROWS, 2, bounded) for bounded in (False, True))
+    z = contexts(free, models)
+    np.testing.assert_array_equal(contexts(held, models), z)
+    new = fitted([[-6.0, -0.9], [1.0, 0.15], [4.0, 0.6]])
+    expected = np.stack([z[1], 0.5 * z[0], z[0]])
+    np.testing.assert_allclose(contexts(held, new), expected, atol=1e-4)
+    np.testing.assert_allclose(contexts(free, new)[2], np.clip(2 * z[0], -LIMIT, LIMIT), atol=1e-4)
+
+
 def test_no_context_and_equal_tasks():
     models = fitted([[1.0], [-1.0]])
     assert contexts(fit_context(models, PROBE_ROWS, 0), models).shape == (2, 0)

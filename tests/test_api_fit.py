@@ -46,6 +46,7 @@ TINY = MerPOConfig(
         cap_rewards=True,
     ),
     train_updates=8, adapt_updates=8, meta_every=2, meta_steps=2, meta_batch=4, context=2, bc_updates=20,
+    context_outside=False,
 )  # fmt: skip
 
 
@@ -113,6 +114,28 @@ def test_only_fresh_critics_are_waited_for(fitted, adapted, data):
     np.testing.assert_array_equal(actions({}), adapted.policy(0)(obs))
     cold = fitted[0].adapting({"warm_critic": False}).adapt_many(data.test, models=models)
     assert np.abs(actions({"warm_critic": False}) - cold.policy(0)(obs)).max() > 1e-4
+
+
+def test_a_new_task_beyond_the_training_tasks_is_the_nearest_in_their_range(fitted, data):
+    """Seed by seed, for meta-policy and meta-critic alike: what moves within the clipped range changes nothing."""
+    meta = fitted[0]
+    box = meta.learned.context
+    assert box.low.shape == box.high.shape == (2, 2)
+    assert np.all(np.asarray(box.low) < np.asarray(box.high))
+    models = meta.adapt_models(data.test)
+    obs = np.random.default_rng(0).normal(size=(7, 2))
+
+    def acts(method, shift, **changes):
+        context = replace(box, mean=box.mean - shift * box.basis[..., 0], **changes)  # the same for every task
+        moved = replace(meta, learned=eqx.tree_at(lambda x: x.context, meta.learned, context))
+        policies = moved.adapt_many(data.test, method, models=models)
+        return np.stack([policies.policy(i, seed=s)(obs) for i in range(2) for s in (3, 5)])
+
+    for method in ("meta-policy", "merpo"):
+        far = acts(method, 1e6)
+        np.testing.assert_array_equal(far, acts(method, 2e6))
+        assert np.abs(far - acts(method, 1e6, low=None, high=None)).max() > 1e-5
+        assert np.abs(far - acts(method, -1e6)).max() > 1e-5
 
 
 def test_a_task_unlike_the_others_has_a_model_of_its_own(fitted, data):

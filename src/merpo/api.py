@@ -286,7 +286,8 @@ def unlearned(info: SetInfo, config: MerPOConfig, seeds: Sequence[int]) -> Learn
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     models = jax.vmap(lambda k: Ensemble.init(k, info.obs_dim, info.act_dim, config.dynamics))(keys)
     actor, critic = jax.vmap(lambda k: rac.networks(k, info.obs_dim, info.act_dim, config.rac, config.context))(keys)
-    context = jax.vmap(lambda _: Context.like(info.obs_dim, info.act_dim, config.context))(jnp.arange(len(seeds)))
+    sizes = (info.obs_dim, info.act_dim, config.context, not config.context_outside)
+    context = jax.vmap(lambda _: Context.like(*sizes))(jnp.arange(len(seeds)))
     out, obs = jnp.zeros(info.obs_dim + 1, jnp.float32), jnp.zeros(info.obs_dim, jnp.float32)
     logged = Logged(obs, obs, out[0], out[0]) if config.dynamics.cap_rewards else None
     scale = TargetScale(out, out, obs, obs, logged)

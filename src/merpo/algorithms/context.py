@@ -20,7 +20,7 @@ from merpo.dynamics.fit import FittedModel
 PROBES = 256
 """Probe rows, dealt evenly among the training tasks."""
 LIMIT = 3.0
-"""z is kept within this many deviations: a network is not asked about tasks unlike any it has seen."""
+"""z is kept within this many deviations, where it may leave the training tasks' range."""
 
 
 class Context(eqx.Module):
@@ -32,17 +32,24 @@ class Context(eqx.Module):
     """Mean prediction over the training tasks."""
     basis: Float[Array, "*seed feature z"]
     """Principal directions over the deviation along the first: a direction in which tasks hardly differ stays small."""
+    low: Float[Array, "*seed z"] | None = None
+    """Least z of the training tasks; None: z goes as far as `LIMIT`."""
+    high: Float[Array, "*seed z"] | None = None
+    """Greatest z of the training tasks."""
 
     def __call__(self, fitted: FittedModel) -> Float[Array, " z"]:
-        """z of one task."""
-        return jnp.clip(jnp.matmul(signature(fitted, self.probes) - self.mean, self.basis), -LIMIT, LIMIT)
+        """z of one task; of one beyond the box of the training tasks' z, the nearest in it."""
+        z = jnp.matmul(signature(fitted, self.probes) - self.mean, self.basis)
+        if self.low is None or self.high is None:
+            return jnp.clip(z, -LIMIT, LIMIT)
+        return jnp.clip(z, self.low, self.high)
 
     @staticmethod
-    def like(obs_dim: int, act_dim: int, dims: int) -> Context:
-        """An instance of the right shapes, for loading into."""
+    def like(obs_dim: int, act_dim: int, dims: int, bounded: bool = False) -> Context:
+        """An instance of the right shapes, for loading into; `bounded`: with the training tasks' range."""
         features = PROBES * (obs_dim + 1)
-        zeros = (jnp.zeros(s, jnp.float32) for s in ((PROBES, obs_dim + act_dim), (features,), (features, dims)))
-        return Context(*zeros)
+        shapes = [(PROBES, obs_dim + act_dim), (features,), (features, dims)] + bounded * [(dims,), (dims,)]
+        return Context(*(jnp.zeros(s, jnp.float32) for s in shapes))
 
 
 def signature(fitted: FittedModel, probes: Float[Array, "probe in"]) -> Float[Array, " feature"]:
@@ -63,8 +70,11 @@ def choose_probes(stacked: Stacked, seed: int) -> Float[Array, "probe in"]:
     return jnp.asarray(np.concatenate(rows, axis=-1))
 
 
-def fit_context(fitted: FittedModel, probes: Float[Array, "probe in"], dims: int) -> Context:
-    """Principal components of the training tasks' predictions ([task] leaves); beyond n - 1 of them z is zero."""
+def fit_context(fitted: FittedModel, probes: Float[Array, "probe in"], dims: int, bounded: bool = False) -> Context:
+    """Principal components of the training tasks' predictions ([task] leaves); beyond n - 1 of them z is zero.
+
+    `bounded` keeps every z in their range.
+    """
     features = np.asarray(jax.vmap(lambda f: signature(f, probes))(fitted), np.float64)
     mean = features.mean(axis=0)
     _, size, directions = np.linalg.svd(features - mean, full_matrices=False)
@@ -72,4 +82,8 @@ def fit_context(fitted: FittedModel, probes: Float[Array, "probe in"], dims: int
     basis = np.zeros((features.shape[1], dims))
     if rank and size[0] > 0.0:
         basis[:, :rank] = directions[:rank].T * (np.sqrt(len(features)) / size[0])
-    return Context(probes, jnp.asarray(mean, jnp.float32), jnp.asarray(basis, jnp.float32))
+    found = Context(probes, jnp.asarray(mean, jnp.float32), jnp.asarray(basis, jnp.float32))
+    if not bounded:
+        return found
+    z = jax.vmap(lambda f: found(f))(fitted)
+    return Context(found.probes, found.mean, found.basis, jnp.min(z, axis=0), jnp.max(z, axis=0))

@@ -43,6 +43,9 @@ class MerPOConfig:
     """Real states per step of all tasks together, at most: where there are many, each gives fewer."""
     context: int = 0
     """Length of z in pi_c(a | s, z) and in the meta-critic, read off each task's model; 0: they see no task."""
+    context_outside: bool = True
+    """Take a new task's z as it is, up to three deviations; else the nearest in the box of the training tasks' z:
+    what meta-policy and meta-critic say beyond, nobody has taught them."""
     warm_critic: bool = True
     """Start a new task's critics from the meta-critic (else from random ones)."""
     tasks_per_iteration: int = 16

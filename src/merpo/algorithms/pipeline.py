@@ -152,7 +152,8 @@ def fit(
 
     metas, fitted = zip(*side_by_side(models_of, seeds), strict=True)
     probes = choose_probes(batch.stacked, seed=0)
-    context = devices.agreed(_stacked([fit_context(models, probes, config.context) for models in fitted]))
+    known = [fit_context(models, probes, config.context, not config.context_outside) for models in fitted]
+    context = devices.agreed(_stacked(known))
     models = jax.tree.map(lambda *x: jnp.concatenate(x), *fitted)
 
     where = Where("meta-training", tuple(seeds), names, config)

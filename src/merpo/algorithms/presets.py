@@ -114,6 +114,7 @@ STANDARD = MerPOConfig(
     meta_batch=256,
     meta_ramp=1.0,
     context=2,
+    context_outside=False,
 )
 """For locomotion-sized systems."""
 
