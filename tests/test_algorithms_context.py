@@ -84,7 +84,7 @@ def test_far_tasks_are_kept_in_reach():
 
 
 def test_tasks_beyond_the_training_tasks_are_the_nearest_in_their_range():
-    """In units of the deviation, here 2: three tasks at 1, -1 and 0, new ones at -3, 0.5 and 2."""
+    """Three tasks in a row; new ones beyond one end, half-way to the other, and beyond that."""
     models = fitted([[2.0, 0.3], [-2.0, -0.3], [0.0, 0.0]])
     free, held = (fit_context(models, PROBE_ROWS, 2, bounded) for bounded in (False, True))
     z = contexts(free, models)
